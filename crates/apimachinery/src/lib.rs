@@ -1,0 +1,14 @@
+//! What a Kubernetes object is.
+//!
+//! Pure functions over `serde_json::Value`: names, metadata, selectors, quantities, `Status` errors, resource rows, and the
+//! schema engine (decode checks, defaulting, pruning, validation, patches, server-side apply, OpenAPI, tables).
+//!
+//! Must not know: tokio, sockets, files, clocks, random numbers. Time and randomness come in as arguments.
+
+pub mod field;
+pub mod meta;
+pub mod resource;
+pub mod schema;
+pub mod status;
+
+pub use serde_json::Value;
