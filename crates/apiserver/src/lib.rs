@@ -1,1 +1,11 @@
-//! (module docs to come with the first code)
+//! The API server: authenticate → authorise → admit → strategy → commit, over HTTP or in process.
+//!
+//! One code path serves every verb for every row of the resource table. Outside `strategy/` no code here names a kind,
+//! except where the kind is a request itself (`authn/`, `authz/`: reviews and tokens).
+
+pub mod admission;
+pub mod error;
+pub mod object;
+pub mod request;
+pub mod strategy;
+pub mod view;
