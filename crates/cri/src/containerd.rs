@@ -226,7 +226,9 @@ fn adopt(settings: &Settings) -> Option<(Process, i32)> {
     if !ours {
         return None;
     }
-    Some((Process::Adopted(AsyncFd::register(pidfd).ok()?), pid))
+    // SAFETY: `OwnedFd` keeps its descriptor open, and the same, for as long as it lives.
+    let pidfd = unsafe { AsyncFd::register(pidfd) }.ok()?;
+    Some((Process::Adopted(pidfd), pid))
 }
 
 fn pidfd_open(pid: i32) -> std::io::Result<OwnedFd> {
