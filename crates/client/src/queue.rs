@@ -143,7 +143,7 @@ impl<T: Clone + Eq + Hash + Debug + Send + 'static> Queue<T> {
         }
         let retry = if failed {
             let failures = state.failures.entry(key.clone()).or_insert(0);
-            *failures += 1;
+            *failures = failures.saturating_add(1);
             let factor = 1u32.checked_shl(*failures - 1).unwrap_or(u32::MAX);
             Some(self.shared.config.base_delay.saturating_mul(factor).min(self.shared.config.max_delay))
         } else {
@@ -231,4 +231,78 @@ pub async fn run_workers<T, F, Fut, E>(
         }
     };
     futures::future::join_all((0..workers).map(|_| one())).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_is_never_worked_on_twice_at_once_and_not_lost() {
+        let queue = Queue::default();
+        queue.add("a");
+        queue.add("a");
+        assert_eq!(queue.next().await, "a");
+        queue.add("a");
+        assert!(queue.is_empty(), "in work, so it waits");
+        queue.done(&"a", false);
+        assert_eq!(queue.next().await, "a");
+        queue.done(&"a", false);
+        assert!(queue.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_earlier_of_two_wake_ups_stands() {
+        let queue = Queue::default();
+        let start = Instant::now();
+        queue.add_after("a", Duration::from_secs(10));
+        queue.add_after("a", Duration::from_secs(3));
+        queue.add_after("a", Duration::from_secs(60));
+        assert_eq!(queue.next().await, "a");
+        assert_eq!(start.elapsed(), Duration::from_secs(3));
+        queue.done(&"a", false);
+        let more = tokio::time::timeout(Duration::from_secs(100), queue.next()).await;
+        assert!(more.is_err(), "the other two were replaced");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failures_back_off_up_to_the_cap_and_success_forgets() {
+        let config = QueueConfig { base_delay: Duration::from_secs(1), max_delay: Duration::from_secs(5) };
+        let queue = Queue::new(config);
+        queue.add("a");
+        let mut waits = Vec::new();
+        for failed in [true, true, true, true, false] {
+            let start = Instant::now();
+            let key = queue.next().await;
+            waits.push(start.elapsed().as_secs());
+            queue.done(&key, failed);
+        }
+        assert_eq!(waits, [0, 1, 2, 4, 5]);
+        queue.add("a");
+        queue.done(&queue.next().await, true);
+        let start = Instant::now();
+        queue.next().await;
+        assert_eq!(start.elapsed().as_secs(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn workers_share_the_queue_and_finish_their_work_on_shutdown() {
+        let queue = Queue::default();
+        (0..20).for_each(|key| queue.add(key));
+        let shutdown = CancellationToken::new();
+        let finished = Arc::new(Mutex::new(Vec::new()));
+        let log = finished.clone();
+        let workers = tokio::spawn(run_workers("test", queue.clone(), 4, shutdown.clone(), move |key| {
+            let log = log.clone();
+            async move {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                log.lock().push(key);
+                Ok::<_, String>(Next::Wait)
+            }
+        }));
+        tokio::time::sleep(Duration::from_millis(2500)).await;
+        shutdown.cancel();
+        workers.await.expect("no panic");
+        assert_eq!(finished.lock().len(), 12, "two full rounds of four, and the third was finished");
+    }
 }
