@@ -137,7 +137,7 @@ impl Error {
 
     /// `Unsupported value: "x": supported values: "A", "B"`; values are listed as given (upstream sorts them at the call).
     pub fn not_supported(field: &Path, value: &Value, supported: &[&str]) -> Self {
-        let quoted: Vec<String> = supported.iter().map(|s| format!("{s:?}")).collect();
+        let quoted: Vec<String> = supported.iter().map(|s| quote(s)).collect();
         let detail = if quoted.is_empty() { String::new() } else { format!("supported values: {}", quoted.join(", ")) };
         Self::with(ErrorKind::NotSupported, field, Some(show(value)), &detail)
     }
@@ -172,9 +172,41 @@ impl Error {
 /// A value as upstream prints it in errors: strings quoted, scalars bare, the rest as JSON.
 fn show(value: &Value) -> String {
     match value {
-        Value::String(s) => format!("{s:?}"),
+        Value::String(s) => quote(s),
         other => other.to_string(),
     }
+}
+
+/// A string in quotes with Go's escapes, since messages are compared with upstream's.
+pub fn quote(text: &str) -> String {
+    let mut quoted = String::with_capacity(text.len() + 2);
+    quoted.push('"');
+    for c in text.chars() {
+        // Both languages agree on what is printable, bar the form of the escapes.
+        let printable =
+            c == '\'' || c.escape_debug().len() == 1 || !c.is_ascii() && !c.escape_debug().eq(c.escape_unicode());
+        match c {
+            '"' => quoted.push_str("\\\""),
+            '\\' => quoted.push_str("\\\\"),
+            '\n' => quoted.push_str("\\n"),
+            '\r' => quoted.push_str("\\r"),
+            '\t' => quoted.push_str("\\t"),
+            '\u{7}' => quoted.push_str("\\a"),
+            '\u{8}' => quoted.push_str("\\b"),
+            '\u{b}' => quoted.push_str("\\v"),
+            '\u{c}' => quoted.push_str("\\f"),
+            c if printable => quoted.push(c),
+            c => {
+                let _ = match u32::from(c) {
+                    code @ ..0x80 => write!(quoted, "\\x{code:02x}"),
+                    code @ ..0x1_0000 => write!(quoted, "\\u{code:04x}"),
+                    code => write!(quoted, "\\U{code:08x}"),
+                };
+            }
+        }
+    }
+    quoted.push('"');
+    quoted
 }
 
 /// All errors in upstream's aggregate form: one bare, several as `[a, b]`, repeats dropped.

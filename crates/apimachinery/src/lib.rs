@@ -7,8 +7,11 @@
 
 pub mod field;
 pub mod meta;
+pub mod names;
+pub mod quantity;
 pub mod resource;
 pub mod schema;
+pub mod selector;
 pub mod status;
 
 pub use serde_json::Value;
