@@ -2,6 +2,22 @@
 //!
 //! Must not know: Kubernetes. A value is bytes plus whatever the caller's [`Value`] makes of them.
 
+mod engine;
+mod error;
+mod feed;
+mod inbox;
+mod plan;
+mod state;
+mod store;
+mod types;
+
+pub use error::Error;
+pub use feed::Watcher;
+pub use store::Store;
+pub use types::{
+    Change, Compare, Durability, Entry, Event, Expect, Listing, Op, Options, Outcome, Range, Txn, prefix_end,
+};
+
 /// The store's clock: one step per committed transaction, starting at 1 for the empty store.
 pub type Revision = u64;
 

@@ -1,0 +1,44 @@
+//! What can go wrong.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::Revision;
+
+/// Cloneable, since one failed write fails every transaction of its batch.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    #[error("revision {requested} has been compacted, the oldest readable is {compacted}")]
+    Compacted { requested: Revision, compacted: Revision },
+    #[error("revision {requested} is in the future, the newest is {current}")]
+    FutureRevision { requested: Revision, current: Revision },
+    #[error("key {key:?} occurs twice in one transaction")]
+    DuplicateKey { key: String },
+    #[error("transaction of {size} bytes is larger than the limit of {limit} bytes")]
+    TooLarge { size: u64, limit: u64 },
+    #[error("store is full: {size} bytes would exceed the quota of {quota} bytes")]
+    QuotaExceeded { size: u64, quota: u64 },
+    /// The transaction is not acknowledged and not visible. The store stays readable; later commits try to write again.
+    #[error("no space left on the device that holds {}: {source}", path.display())]
+    NoSpace { path: PathBuf, source: Arc<io::Error> },
+    /// As [`Error::NoSpace`], for any other failure of the disk.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io { action: &'static str, path: PathBuf, source: Arc<io::Error> },
+    #[error("{} is in use by another process", path.display())]
+    Locked { path: PathBuf },
+    #[error("{} is damaged at byte {offset}: {reason}", path.display())]
+    Damaged { path: PathBuf, offset: u64, reason: String },
+    #[error("the store is closed")]
+    Closed,
+}
+
+impl Error {
+    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Error {
+        let (path, source) = (path.into(), Arc::new(source));
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::NoSpace { path, source },
+            _ => Error::Io { action, path, source },
+        }
+    }
+}

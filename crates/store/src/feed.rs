@@ -1,0 +1,161 @@
+//! Watching: a feed is the shared ring of one prefix's events, a watcher is a cursor over it.
+//!
+//! A commit costs one look-up per path segment of its key plus one push per feed that exists; idle watchers of other
+//! prefixes are neither woken nor visited. Feeds exist only while watched.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::Notify;
+
+use crate::state::State;
+use crate::{Error, Event, Revision};
+
+/// A watcher takes at most about this many events at once, to keep the time under the feed's lock short.
+const BATCH: usize = 256;
+
+pub(crate) struct Feed<V> {
+    ring: Mutex<Ring<V>>,
+    wake: Notify,
+}
+
+struct Ring<V> {
+    /// In revision order.
+    events: VecDeque<Arc<Event<V>>>,
+    /// Complete for events after this revision.
+    floor: Revision,
+    /// Whether a push has already asked for the watchers to be woken.
+    waking: bool,
+    closed: bool,
+}
+
+impl<V> Feed<V> {
+    pub(crate) fn new(floor: Revision) -> Self {
+        let ring = Ring { events: VecDeque::new(), floor, waking: false, closed: false };
+        Feed { ring: Mutex::new(ring), wake: Notify::new() }
+    }
+
+    pub(crate) fn floor(&self) -> Revision {
+        self.ring.lock().floor
+    }
+
+    /// Appends; returns whether the caller must call [`Feed::wake`] later.
+    pub(crate) fn push(&self, event: Arc<Event<V>>) -> bool {
+        let mut ring = self.ring.lock();
+        ring.events.push_back(event);
+        !std::mem::replace(&mut ring.waking, true)
+    }
+
+    pub(crate) fn wake(&self) {
+        self.ring.lock().waking = false;
+        self.wake.notify_waiters();
+    }
+
+    /// Prepends older events, so that the feed is complete after `floor`.
+    pub(crate) fn extend_back(&self, floor: Revision, events: impl DoubleEndedIterator<Item = Arc<Event<V>>>) {
+        let mut ring = self.ring.lock();
+        for event in events.rev() {
+            ring.events.push_front(event);
+        }
+        ring.floor = floor;
+    }
+
+    /// Drops events up to and with `revision`.
+    pub(crate) fn drop_until(&self, revision: Revision) {
+        let mut ring = self.ring.lock();
+        while ring.events.front().is_some_and(|event| event.revision <= revision) {
+            ring.events.pop_front();
+            ring.floor = ring.floor.max(revision);
+        }
+    }
+
+    pub(crate) fn close(&self) {
+        self.ring.lock().closed = true;
+        self.wake.notify_waiters();
+    }
+}
+
+/// A cursor over the events of one prefix.
+pub struct Watcher<V> {
+    state: Arc<RwLock<State<V>>>,
+    feed: Arc<Feed<V>>,
+    /// Narrower than the feed where the prefix ends within a path segment.
+    prefix: Option<Box<str>>,
+    /// Everything up to and with this revision has been delivered.
+    cursor: Revision,
+}
+
+impl<V> Watcher<V> {
+    /// A watch of all keys that start with `prefix`, for events after `after`.
+    pub(crate) fn of_prefix(state: &Arc<RwLock<State<V>>>, prefix: &str, after: Revision) -> Result<Self, Error> {
+        let directory = prefix.rfind('/').map_or("", |at| &prefix[..=at]);
+        let feed = state.write().subscribe(directory, after)?;
+        let narrower = (directory.len() < prefix.len()).then(|| prefix.into());
+        Ok(Watcher { state: state.clone(), feed, prefix: narrower, cursor: after })
+    }
+
+    /// A watch of one key.
+    pub(crate) fn of_key(state: &Arc<RwLock<State<V>>>, key: &str, after: Revision) -> Result<Self, Error> {
+        let feed = state.write().subscribe(key, after)?;
+        Ok(Watcher { state: state.clone(), feed, prefix: None, cursor: after })
+    }
+
+    /// The next events, at least one, in revision order; transactions are never split. Waits if there is none yet.
+    ///
+    /// Cancellation safe. Fails with [`Error::Compacted`] if the watcher has fallen behind the history (it then has to
+    /// list again), with [`Error::Closed`] when the store shuts down.
+    pub async fn next(&mut self) -> Result<Vec<Arc<Event<V>>>, Error> {
+        let feed = self.feed.clone();
+        loop {
+            let mut woken = std::pin::pin!(feed.wake.notified());
+            // From here on a wake-up is remembered, so that none is lost between looking and waiting.
+            woken.as_mut().enable();
+            let events = self.take()?;
+            if !events.is_empty() {
+                return Ok(events);
+            }
+            woken.await;
+        }
+    }
+
+    /// Like [`Watcher::next`], but empty if there is nothing new.
+    pub fn take(&mut self) -> Result<Vec<Arc<Event<V>>>, Error> {
+        let mut taken = Vec::new();
+        loop {
+            let ring = self.feed.ring.lock();
+            if self.cursor < ring.floor {
+                return Err(Error::Compacted { requested: self.cursor, compacted: ring.floor });
+            }
+            let start = ring.events.partition_point(|event| event.revision <= self.cursor);
+            let mut seen = 0;
+            for event in ring.events.range(start..) {
+                if seen >= BATCH && event.revision != self.cursor {
+                    break;
+                }
+                seen += 1;
+                self.cursor = event.revision;
+                if self.prefix.as_deref().is_none_or(|prefix| event.key().starts_with(prefix)) {
+                    taken.push(event.clone());
+                }
+            }
+            if !taken.is_empty() {
+                return Ok(taken);
+            }
+            if seen == 0 {
+                return if ring.closed { Err(Error::Closed) } else { Ok(taken) };
+            }
+        }
+    }
+
+    /// The revision up to which every event has been delivered: a bookmark. A watch resumed after it misses nothing.
+    pub fn progress(&mut self) -> Revision {
+        // Nothing is published while the lock is held, so an empty rest of the feed means: up to date with `revision`.
+        let state = self.state.read();
+        let ring = self.feed.ring.lock();
+        if ring.events.back().is_none_or(|newest| newest.revision <= self.cursor) && self.cursor >= ring.floor {
+            self.cursor = state.revision();
+        }
+        self.cursor
+    }
+}

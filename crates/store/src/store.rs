@@ -1,0 +1,118 @@
+//! The handle that callers hold.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::oneshot;
+
+use crate::engine::{Engine, Request};
+use crate::inbox::Inbox;
+use crate::state::State;
+use crate::{Entry, Error, Listing, Options, Outcome, Range, Revision, Txn, Value, Watcher};
+
+/// An ordered, revisioned key-value store. Cloning shares it; the last clone's end closes it.
+pub struct Store<V: Value> {
+    handle: Arc<Handle<V>>,
+}
+
+impl<V: Value> Clone for Store<V> {
+    fn clone(&self) -> Self {
+        Store { handle: self.handle.clone() }
+    }
+}
+
+struct Handle<V: Value> {
+    state: Arc<RwLock<State<V>>>,
+    inbox: Arc<Inbox<Request<V>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl<V: Value> Store<V> {
+    /// A store that is gone with its last handle.
+    pub fn in_memory(options: Options) -> Self {
+        Self::start(State::new(Vec::new(), 1), options)
+    }
+
+    fn start(state: State<V>, options: Options) -> Self {
+        let state = Arc::new(RwLock::new(state));
+        let inbox = Arc::new(Inbox::new(options.queue));
+        let engine = Engine { state: state.clone(), inbox: inbox.clone(), options };
+        let thread = std::thread::Builder::new()
+            .name("store-commit".to_owned())
+            .spawn(move || engine.run())
+            .expect("the process can start a thread");
+        Store { handle: Arc::new(Handle { state, inbox, thread: Mutex::new(Some(thread)) }) }
+    }
+
+    /// The newest visible revision.
+    pub fn revision(&self) -> Revision {
+        self.handle.state.read().revision()
+    }
+
+    /// The newest version of a key.
+    pub fn get(&self, key: &str) -> Option<Arc<Entry<V>>> {
+        self.handle.state.read().get(key).cloned()
+    }
+
+    /// Entries in key order. Fails with [`Error::Compacted`] or [`Error::FutureRevision`] for a revision out of reach.
+    pub fn range(&self, query: &Range) -> Result<Listing<V>, Error> {
+        self.handle.state.read().range(query)
+    }
+
+    /// Commits a transaction; returns once it is as durable as it asks for, and visible.
+    ///
+    /// One revision per transaction that changes anything. If the future is dropped, the transaction happens or not; a
+    /// failure of the disk likewise leaves open whether a restart will show it, but until then it is not visible.
+    pub async fn commit(&self, txn: Txn) -> Result<Outcome<V>, Error> {
+        let (reply, outcome) = oneshot::channel();
+        self.handle.inbox.send(Request::Commit { txn, reply }).await?;
+        outcome.await.map_err(|_| Error::Closed)?
+    }
+
+    /// Events with a revision greater than `after` of keys that start with `prefix`.
+    ///
+    /// Fails with [`Error::Compacted`] if they are not all retained. Cheapest for prefixes that end in `/`; for a single
+    /// key use [`Store::watch_key`].
+    pub fn watch(&self, prefix: &str, after: Revision) -> Result<Watcher<V>, Error> {
+        Watcher::of_prefix(&self.handle.state, prefix, after)
+    }
+
+    /// As [`Store::watch`], of one key: writes to its neighbours cost nothing.
+    pub fn watch_key(&self, key: &str, after: Revision) -> Result<Watcher<V>, Error> {
+        Watcher::of_key(&self.handle.state, key, after)
+    }
+
+    /// Forgets the history up to and with `revision`: older reads and watches fail from now on. Space on disk is
+    /// reclaimed by itself.
+    pub fn compact(&self, revision: Revision) -> Result<(), Error> {
+        let dropped = self.handle.state.write().compact_to(revision)?;
+        drop(dropped);
+        Ok(())
+    }
+
+    /// Finishes what is queued, syncs it, ends all watches and releases the directory. Later commits fail with
+    /// [`Error::Closed`]; reads still work.
+    pub async fn shutdown(&self) {
+        let handle = self.handle.clone();
+        // The join blocks for the time of one sync.
+        let _ = tokio::task::spawn_blocking(move || handle.close()).await;
+    }
+}
+
+impl<V: Value> Handle<V> {
+    fn close(&self) {
+        self.inbox.close();
+        if let Some(thread) = self.thread.lock().take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the store's commit thread panicked");
+        }
+    }
+}
+
+impl<V: Value> Drop for Handle<V> {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
