@@ -2,7 +2,14 @@
 //!
 //! Built-in kinds are rows of generated data; a CustomResourceDefinition compiles at run time into the same row.
 
+mod builtin;
+mod fields;
+mod table;
+
 use std::sync::Arc;
+
+pub use builtin::builtin;
+pub use table::{ResourceTable, version_order};
 
 use crate::schema::{Schema, TypeId};
 use crate::status::GroupResource;

@@ -4,21 +4,88 @@
 //! A [`Schema`] is an arena of [`Type`]s, so recursive definitions (JSONSchemaProps) need no special care. Built-in kinds share
 //! one schema, loaded from generated data ([`builtin`]); a CustomResourceDefinition version compiles to a schema of its own.
 
+mod builtin;
+pub mod check;
+pub mod decode;
+mod defaulting;
+mod gojson;
+mod scalar;
+
+use std::collections::HashMap;
+
 use serde_json::Value;
+
+pub use builtin::builtin;
+pub use check::{CheckError, Checked, FieldValidation, check};
+pub use defaulting::default;
+
+/// Nesting beyond which a document is refused and a walk stops. Decoding enforces it; walks repeat it for values made elsewhere.
+pub const MAX_DEPTH: usize = 128;
 
 /// Index of a type in its [`Schema`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TypeId(pub u32);
 
-/// An arena of types.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct GroupVersionKind {
+    /// Empty for the core group.
+    pub group: Box<str>,
+    pub version: Box<str>,
+    pub kind: Box<str>,
+}
+
+impl GroupVersionKind {
+    pub fn new(group: &str, version: &str, kind: &str) -> Self {
+        GroupVersionKind { group: group.into(), version: version.into(), kind: kind.into() }
+    }
+}
+
+/// An arena of types, with the named ones indexed.
 #[derive(Clone, Debug, Default)]
 pub struct Schema {
     pub types: Vec<Type>,
+    /// True for a CustomResourceDefinition's schema: its inline types are checked by validation, in upstream's wording for
+    /// structural schemas, and not by decoding. Named types in it (ObjectMeta) are built-in types all the same.
+    pub structural: bool,
+    names: HashMap<Box<str>, TypeId>,
+    kinds: HashMap<GroupVersionKind, TypeId>,
 }
 
 impl Schema {
+    /// Indexes `types` by name and by group, version and kind. The first of two equal names wins.
+    pub fn new(types: Vec<Type>) -> Self {
+        let mut schema = Schema { types, ..Schema::default() };
+        for (i, ty) in schema.types.iter().enumerate() {
+            let id = TypeId(u32::try_from(i).expect("a schema has fewer than 2^32 types"));
+            if !ty.name.is_empty() {
+                schema.names.entry(ty.name.clone()).or_insert(id);
+            }
+            for gvk in &ty.gvks {
+                schema.kinds.entry(gvk.clone()).or_insert(id);
+            }
+        }
+        schema
+    }
+
     pub fn get(&self, id: TypeId) -> &Type {
         &self.types[id.0 as usize]
+    }
+
+    /// The definition of that name (`io.k8s.api.core.v1.PodSpec`).
+    pub fn by_name(&self, name: &str) -> Option<TypeId> {
+        self.names.get(name).copied()
+    }
+
+    pub fn by_kind(&self, group: &str, version: &str, kind: &str) -> Option<TypeId> {
+        self.kinds.get(&GroupVersionKind::new(group, version, kind)).copied()
+    }
+
+    /// The object's fields, if that type is an object with fields.
+    pub fn object(&self, id: TypeId) -> Option<&Object> {
+        match &self.get(id).shape {
+            Shape::Object(object) => Some(object),
+            _ => None,
+        }
     }
 }
 
@@ -27,6 +94,22 @@ pub struct Type {
     /// The published definition's name (`io.k8s.api.core.v1.PodSpec`); empty for inline types.
     pub name: Box<str>,
     pub shape: Shape,
+    /// `x-kubernetes-group-version-kind`.
+    pub gvks: Vec<GroupVersionKind>,
+    /// Checks on every value of this type, wherever it stands (CRDs; built-in types carry theirs on the field).
+    pub rules: Vec<Rule>,
+    /// CRDs only: an explicit null is a value of this type.
+    pub nullable: bool,
+}
+
+impl Type {
+    pub fn named(name: &str, shape: Shape) -> Self {
+        Type { name: name.into(), shape, gvks: Vec::new(), rules: Vec::new(), nullable: false }
+    }
+
+    pub fn inline(shape: Shape) -> Self {
+        Type::named("", shape)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -70,12 +153,39 @@ pub struct Field {
     pub required: bool,
     /// CRDs only: an explicit null is a value (`nullable: true`). For built-in kinds null means absent.
     pub nullable: bool,
-    /// Set when absent, after decoding. Unconditional defaults only; the others are a strategy's.
+    /// Set when absent, after decoding.
     pub default: Option<Value>,
+    /// The default holds only where a sibling has one of these values. Other conditions are a strategy's.
+    pub default_when: Option<When>,
+    /// The default also replaces an explicit zero, which upstream's decoding cannot tell from absent.
+    pub default_for_zero: bool,
     /// Strategic merge of a list or map.
     pub patch: PatchStrategy,
     /// Checks on a present value, as data. Cross-field rules are a strategy's.
     pub rules: Vec<Rule>,
+}
+
+impl Field {
+    pub fn new(name: &str, ty: TypeId) -> Self {
+        Field {
+            name: name.into(),
+            ty,
+            required: false,
+            nullable: false,
+            default: None,
+            default_when: None,
+            default_for_zero: false,
+            patch: PatchStrategy::default(),
+            rules: Vec::new(),
+        }
+    }
+}
+
+/// A condition on a sibling field that holds a string.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct When {
+    pub sibling: Box<str>,
+    pub any_of: Vec<Box<str>>,
 }
 
 /// `x-kubernetes-patch-strategy` and `x-kubernetes-patch-merge-key`.
@@ -123,6 +233,10 @@ pub enum Scalar {
 /// A check on one field's value, as data; wording as upstream's validators.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Rule {
+    /// Absent is refused, and so are the zero values that upstream's decoding cannot tell from absent (`""`, `{}`, `[]`).
+    Required,
+    /// Absent is refused; any value will do.
+    Present,
     Enum(Vec<Box<str>>),
     /// Inclusive bounds of a number.
     Range {
@@ -134,6 +248,16 @@ pub enum Rule {
     MinItems(usize),
     MaxItems(usize),
     Pattern(Box<str>),
+    MaxProperties(usize),
+    MinProperties(usize),
+    UniqueItems,
+    /// A structural schema's `multipleOf`.
+    MultipleOf(f64),
+    /// Exclusive bounds of a number.
+    Between {
+        above: Option<f64>,
+        below: Option<f64>,
+    },
     DnsLabel,
     DnsSubdomain,
     /// RFC 1035 label (Service names).
