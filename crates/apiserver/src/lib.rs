@@ -4,6 +4,9 @@
 //! except where the kind is a request itself (`authn/`, `authz/`: reviews and tokens).
 
 pub mod admission;
+pub mod authn;
+pub mod authz;
+pub mod bootstrap;
 pub mod error;
 pub mod object;
 pub mod request;

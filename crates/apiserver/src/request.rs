@@ -40,4 +40,6 @@ pub struct RequestInfo {
     pub name: String,
     /// What follows resource, name and subresource (`proxy/a/b` has `a/b`).
     pub rest: String,
+    /// The raw `fieldSelector` of a list, watch or deletecollection: the Node authoriser allows only a node's own objects by it.
+    pub field_selector: String,
 }

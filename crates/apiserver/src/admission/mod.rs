@@ -1,5 +1,8 @@
 //! Admission: policy between authorisation and commit. Built-in plugins are pure over the request and a read view.
 
+#[cfg(test)]
+pub(crate) mod testing;
+
 use apimachinery::Value;
 use apimachinery::resource::ResourceRow;
 use apimachinery::status::Result;
@@ -41,6 +44,7 @@ pub struct Request<'a> {
     pub dry_run: bool,
     /// Seconds since the epoch.
     pub now: i64,
+    pub seed: u64,
     pub view: &'a View,
     /// Warnings for the client (`Warning: 299` headers).
     pub warnings: &'a mut Vec<String>,

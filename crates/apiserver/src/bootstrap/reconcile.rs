@@ -1,0 +1,159 @@
+//! Bringing a stored default object up to date without undoing what its owner added (`auth-reconcile` and its kin upstream).
+
+use apimachinery::{Value, meta};
+use serde_json::json;
+
+use super::{AUTOUPDATE, flow};
+use crate::authz::rules::{compact, rules_of, uncovered};
+
+/// What to write so that a default object is as it should be.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// Update the stored object to this.
+    Update(Value),
+    /// Delete the stored object, then create this: its role cannot be changed in place.
+    Replace(Value),
+}
+
+/// `None` if nothing is missing, or if the object opted out. `existing` and `wanted` are the same object by kind and name.
+pub fn reconcile(existing: &Value, wanted: &Value) -> Option<Step> {
+    let kind = meta::str_at(wanted, &["kind"]);
+    match kind {
+        "ClusterRole" | "Role" | "ClusterRoleBinding" | "RoleBinding" => {
+            if meta::annotation(existing, AUTOUPDATE) == Some("false") {
+                return None;
+            }
+            if existing.get("roleRef").is_some_and(|role| *role != wanted["roleRef"]) {
+                return Some(Step::Replace(wanted.clone()));
+            }
+            let mut updated = existing.clone();
+            add_metadata(&mut updated, wanted);
+            if kind.ends_with("Role") {
+                add_rules(&mut updated, wanted);
+                add_missing(&mut updated, wanted, &["aggregationRule", "clusterRoleSelectors"]);
+            } else {
+                add_missing(&mut updated, wanted, &["subjects"]);
+            }
+            changed(existing, updated)
+        }
+        "FlowSchema" | "PriorityLevelConfiguration" => {
+            if meta::annotation(existing, flow::AUTOUPDATE) == Some("false") {
+                return None;
+            }
+            let stale = !contains(&existing["spec"], &wanted["spec"]);
+            stale.then(|| {
+                let mut updated = existing.clone();
+                updated["spec"] = wanted["spec"].clone();
+                Step::Update(updated)
+            })
+        }
+        "ConfigMap" => {
+            let mut updated = existing.clone();
+            updated["data"] = wanted["data"].clone();
+            changed(existing, updated)
+        }
+        _ => None,
+    }
+}
+
+fn changed(existing: &Value, updated: Value) -> Option<Step> {
+    (*existing != updated).then_some(Step::Update(updated))
+}
+
+/// Labels and annotations that are missing; those that have another value stay.
+fn add_metadata(object: &mut Value, wanted: &Value) {
+    for field in ["labels", "annotations"] {
+        for (key, value) in wanted["metadata"][field].as_object().into_iter().flatten() {
+            let known = object["metadata"].get(field).and_then(|map| map.get(key)).is_some();
+            if !known {
+                object["metadata"][field][key] = value.clone();
+            }
+        }
+    }
+}
+
+fn add_rules(object: &mut Value, wanted: &Value) {
+    let missing = compact(uncovered(&rules_of(object), &rules_of(wanted)));
+    if missing.is_empty() {
+        return;
+    }
+    if !object["rules"].is_array() {
+        object["rules"] = json!([]);
+    }
+    if let Some(rules) = object["rules"].as_array_mut() {
+        rules.extend(missing.iter().filter_map(|rule| serde_json::to_value(rule).ok()));
+    }
+}
+
+/// Items of the list at `path` that are missing.
+fn add_missing(object: &mut Value, wanted: &Value, path: &[&str]) {
+    let Some(items) = meta::at(wanted, path).and_then(Value::as_array) else { return };
+    for item in items {
+        let known = meta::at(object, path).and_then(Value::as_array).is_some_and(|list| list.contains(item));
+        if known {
+            continue;
+        }
+        let list = path.iter().fold(&mut *object, |value, key| &mut value[*key]);
+        match list.as_array_mut() {
+            Some(list) => list.push(item.clone()),
+            None => *list = json!([item]),
+        }
+    }
+}
+
+/// Whether `value` has all that `part` has; defaults may have been added.
+fn contains(value: &Value, part: &Value) -> bool {
+    match (value, part) {
+        (Value::Object(value), Value::Object(part)) => {
+            part.iter().all(|(key, part)| value.get(key).is_some_and(|value| contains(value, part)))
+        }
+        (Value::Array(value), Value::Array(part)) => {
+            value.len() == part.len() && value.iter().zip(part).all(|(value, part)| contains(value, part))
+        }
+        _ => value == part,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_created_needs_no_reconciling() {
+        for object in super::super::objects(&super::super::Settings::default()) {
+            assert_eq!(reconcile(&object, &object), None, "{object}");
+        }
+    }
+
+    #[test]
+    fn missing_rules_are_added_and_additions_kept() {
+        let rule = |verbs: Value| json!({"verbs": verbs, "apiGroups": [""], "resources": ["pods"]});
+        let wanted =
+            json!({"kind": "Role", "metadata": {"labels": {"a": "1"}}, "rules": [rule(json!(["get", "list"]))]});
+        let existing = json!({"kind": "Role", "metadata": {"uid": "u"}, "rules": [rule(json!(["get", "delete"]))]});
+        let Some(Step::Update(updated)) = reconcile(&existing, &wanted) else { panic!("no update") };
+        assert_eq!(updated["rules"], json!([rule(json!(["get", "delete"])), rule(json!(["list"]))]));
+        assert_eq!(updated["metadata"], json!({"uid": "u", "labels": {"a": "1"}}));
+        let mut out = existing.clone();
+        out["metadata"]["annotations"] = json!({AUTOUPDATE: "false"});
+        assert_eq!(reconcile(&out, &wanted), None);
+    }
+
+    #[test]
+    fn subjects_are_added_and_another_role_replaces() {
+        let wanted =
+            json!({"kind": "RoleBinding", "metadata": {}, "roleRef": {"name": "r"}, "subjects": [{"name": "a"}]});
+        let mut existing = json!({"kind": "RoleBinding", "metadata": {}, "roleRef": {"name": "r"}});
+        let Some(Step::Update(updated)) = reconcile(&existing, &wanted) else { panic!("no update") };
+        assert_eq!(updated["subjects"], wanted["subjects"]);
+        existing["roleRef"]["name"] = json!("other");
+        assert_eq!(reconcile(&existing, &wanted), Some(Step::Replace(wanted)));
+    }
+
+    #[test]
+    fn flow_control_follows_upstream_but_not_its_own_defaults() {
+        let wanted = json!({"kind": "FlowSchema", "spec": {"a": 1}});
+        assert_eq!(reconcile(&json!({"kind": "FlowSchema", "spec": {"a": 1, "defaulted": 2}}), &wanted), None);
+        assert!(reconcile(&json!({"kind": "FlowSchema", "spec": {"a": 2}}), &wanted).is_some());
+    }
+}
