@@ -2,13 +2,21 @@
 //!
 //! Must not know: Kubernetes. A value is bytes plus whatever the caller's [`Value`] makes of them.
 
+mod checkpoint;
+mod disk;
 mod engine;
 mod error;
 mod feed;
+mod frames;
 mod inbox;
+mod log;
 mod plan;
+mod record;
+mod recovery;
 mod state;
 mod store;
+#[cfg(test)]
+mod tests;
 mod types;
 
 pub use error::Error;

@@ -64,6 +64,11 @@ impl<V> State<V> {
         self.live_bytes
     }
 
+    /// Number of live keys.
+    pub(crate) fn len(&self) -> usize {
+        self.index.len()
+    }
+
     pub(crate) fn get(&self, key: &str) -> Option<&Arc<Entry<V>>> {
         self.index.get(key)
     }

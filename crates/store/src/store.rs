@@ -1,13 +1,18 @@
 //! The handle that callers hold.
 
+use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::oneshot;
 
+use crate::disk::{Directory, Disk};
 use crate::engine::{Engine, Request};
 use crate::inbox::Inbox;
+use crate::log::Log;
+use crate::recovery::{Loaded, recover};
 use crate::state::State;
 use crate::{Entry, Error, Listing, Options, Outcome, Range, Revision, Txn, Value, Watcher};
 
@@ -29,15 +34,29 @@ struct Handle<V: Value> {
 }
 
 impl<V: Value> Store<V> {
-    /// A store that is gone with its last handle.
-    pub fn in_memory(options: Options) -> Self {
-        Self::start(State::new(Vec::new(), 1), options)
+    /// Opens the store in a directory, which is made if it does not exist, and locks it against other processes.
+    ///
+    /// What a crash left half-written is cut off; what was damaged later is refused with [`Error::Damaged`].
+    pub fn open(dir: &Path, options: Options) -> Result<Self, Error> {
+        Self::open_disk(Arc::new(Directory::lock(dir)?), options)
     }
 
-    fn start(state: State<V>, options: Options) -> Self {
+    pub(crate) fn open_disk(disk: Arc<dyn Disk>, options: Options) -> Result<Self, Error> {
+        let mut recovered = recover(&*disk)?;
+        let (log, revision) = Log::open(disk.clone(), &recovered, &options)?;
+        let entries = entries(std::mem::take(&mut recovered.entries));
+        Ok(Self::start(State::new(entries, revision), options, Some((disk, log))))
+    }
+
+    /// A store that is gone with its last handle.
+    pub fn in_memory(options: Options) -> Self {
+        Self::start(State::new(Vec::new(), 1), options, None)
+    }
+
+    fn start(state: State<V>, options: Options, disk: Option<(Arc<dyn Disk>, Log)>) -> Self {
         let state = Arc::new(RwLock::new(state));
         let inbox = Arc::new(Inbox::new(options.queue));
-        let engine = Engine { state: state.clone(), inbox: inbox.clone(), options };
+        let engine = Engine::new(state.clone(), inbox.clone(), options, disk);
         let thread = std::thread::Builder::new()
             .name("store-commit".to_owned())
             .spawn(move || engine.run())
@@ -115,4 +134,31 @@ impl<V: Value> Drop for Handle<V> {
     fn drop(&mut self) {
         self.close();
     }
+}
+
+/// Makes the values of what was loaded, on all processors.
+fn entries<V: Value>(loaded: HashMap<Box<str>, Loaded>) -> Vec<Arc<Entry<V>>> {
+    let mut loaded: Vec<_> = loaded.into_iter().collect();
+    // In key order, the index is built without searching.
+    loaded.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+    let workers = std::thread::available_parallelism().map_or(1, |count| count.get());
+    let share = loaded.len().div_ceil(workers).max(1024);
+    let make = |(key, loaded): &(Box<str>, Loaded)| {
+        Arc::new(Entry {
+            key: Arc::from(&**key),
+            value: V::committed(loaded.bytes.clone(), loaded.mod_revision),
+            bytes: loaded.bytes.clone(),
+            create_revision: loaded.create_revision,
+            mod_revision: loaded.mod_revision,
+            version: loaded.version,
+        })
+    };
+    std::thread::scope(|scope| {
+        let parts: Vec<_> =
+            loaded.chunks(share).map(|part| scope.spawn(move || part.iter().map(make).collect::<Vec<_>>())).collect();
+        parts
+            .into_iter()
+            .flat_map(|part| part.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    })
 }
