@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     fn groups_are_in_discovery_order() {
-        let groups: Vec<(&str, Vec<&str>)> = builtin().groups();
+        let groups: Vec<_> = builtin().groups().into_iter().map(|g| (g.name, g.versions)).collect();
         assert_eq!(groups[..3], [("", vec!["v1"]), ("apiregistration.k8s.io", vec!["v1"]), ("apps", vec!["v1"])]);
         assert!(groups.contains(&("autoscaling", vec!["v2", "v1"])));
     }

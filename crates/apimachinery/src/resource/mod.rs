@@ -9,10 +9,12 @@ mod table;
 use std::sync::Arc;
 
 pub use builtin::builtin;
-pub use table::{ResourceTable, version_order};
+pub use table::{Group, ResourceTable, version_order};
 
-use crate::schema::{Schema, TypeId};
-use crate::status::GroupResource;
+use serde_json::Value;
+
+use crate::schema::{self, FieldValidation, Schema, TypeId, decode};
+use crate::status::{GroupResource, Result};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scope {
@@ -134,6 +136,14 @@ impl ResourceRow {
 
     pub fn has_status(&self) -> bool {
         self.subresource("status").is_some()
+    }
+
+    /// Fits a decoded object to this kind ([`schema::check`](crate::schema::check::check)) and answers with what to warn of.
+    pub fn check(&self, object: &mut Value, duplicates: &[String], mode: FieldValidation) -> Result<Vec<String>> {
+        match schema::check(&self.schema, self.root, object, duplicates, mode) {
+            Ok(checked) => Ok(checked.warnings),
+            Err(why) => Err(decode::cannot_be_handled(&self.kind, &self.version, &self.kind, why)),
+        }
     }
 
     pub fn is_namespaced(&self) -> bool {

@@ -13,6 +13,15 @@ pub struct ResourceTable {
     rows: Vec<Arc<ResourceRow>>,
     by_plural: HashMap<Box<str>, Vec<Arc<ResourceRow>>>,
     by_kind: HashMap<Box<str>, Vec<Arc<ResourceRow>>>,
+    generation: u64,
+}
+
+/// An API group with its served versions, preferred first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group<'a> {
+    /// Empty for the core group.
+    pub name: &'a str,
+    pub versions: Vec<&'a str>,
 }
 
 impl ResourceTable {
@@ -34,14 +43,19 @@ impl ResourceTable {
         self.by_plural.get(plural)?.iter().find(|row| *row.group == *group)
     }
 
-    /// Groups with their versions, preferred first, in discovery order.
-    pub fn groups(&self) -> Vec<(&str, Vec<&str>)> {
-        let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
+    /// Grows with every change of this table and of what is cloned from it; what is derived from a table can be kept by it.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Groups in discovery order.
+    pub fn groups(&self) -> Vec<Group<'_>> {
+        let mut groups: Vec<Group<'_>> = Vec::new();
         for row in &self.rows {
-            match groups.iter_mut().find(|(group, _)| *group == &*row.group) {
-                Some((_, versions)) if versions.contains(&&*row.version) => {}
-                Some((_, versions)) => versions.push(&row.version),
-                None => groups.push((&row.group, vec![&row.version])),
+            match groups.iter_mut().find(|group| *group.name == *row.group) {
+                Some(group) if group.versions.contains(&&*row.version) => {}
+                Some(group) => group.versions.push(&row.version),
+                None => groups.push(Group { name: &row.group, versions: vec![&row.version] }),
             }
         }
         groups
@@ -82,6 +96,7 @@ impl ResourceTable {
     }
 
     fn index(&mut self) {
+        self.generation += 1;
         self.by_plural.clear();
         self.by_kind.clear();
         for row in &self.rows {
@@ -155,11 +170,12 @@ mod tests {
         };
         let rows = [custom("z.example.com", "v1beta1"), custom("a.example.com", "v1"), custom("z.example.com", "v1")];
         rows.iter().chain(&rows).for_each(|row| table.insert(row.clone()));
-        let groups = table.groups();
+        let groups: Vec<_> = table.groups().into_iter().map(|g| (g.name, g.versions)).collect();
         assert_eq!(
             groups[groups.len() - 2..],
             [("a.example.com", vec!["v1"]), ("z.example.com", vec!["v1", "v1beta1"])]
         );
+        assert!(table.generation() > builtin().generation());
         assert_eq!(&*table.preferred("z.example.com", "widgets").unwrap().version, "v1");
         assert!(table.by_kind("z.example.com", "v1beta1", "Widget").is_some());
         table.remove("z.example.com", "widgets");

@@ -290,39 +290,71 @@ fn add_rules(field: &mut Field, text: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// `NAME [ARGUMENT] [: TEXT]`
 fn parse_rule(text: &str) -> Result<Rule, String> {
-    let (name, argument) = text.split_once(' ').unwrap_or((text, ""));
+    let (rule, detail) = text.split_once(" : ").map_or((text, None), |(rule, detail)| (rule, Some(detail)));
+    let (name, argument) = rule.split_once(' ').unwrap_or((rule, ""));
+    if let Some(detail) = detail {
+        return detailed_rule(name, argument, detail.into());
+    }
     let number = || argument.parse::<usize>().map_err(|e| format!("{text:?}: {e}"));
     let bound =
-        |text: &str| (!text.is_empty()).then(|| text.parse::<f64>().map_err(|e| format!("{text:?}: {e}"))).transpose();
+        |text: &str| (!text.is_empty()).then(|| text.parse::<f64>()).transpose().map_err(|e| format!("{text:?}: {e}"));
     Ok(match name {
         "required" => Rule::Required,
-        "enum" => Rule::Enum(argument.split('|').map(Into::into).collect()),
+        "enum" => Rule::Enum(values(argument)),
         "range" => {
             let (min, max) = argument.split_once("..").ok_or("want: range min..max")?;
             Rule::Range { min: bound(min)?, max: bound(max)? }
         }
-        "min-length" => Rule::MinLength(number()?),
+        "above" => Rule::Between { above: bound(argument)?, below: None },
         "max-length" => Rule::MaxLength(number()?),
         "min-items" => Rule::MinItems(number()?),
         "max-items" => Rule::MaxItems(number()?),
+        "unique" => Rule::UniqueBy(argument.into()),
+        "absolute-path" => Rule::AbsolutePath,
+        "annotations" => Rule::AnnotationKeys,
+        "cidr" => Rule::Cidr,
+        "config-map-key" => Rule::ConfigMapKey,
+        "count-or-percent" => Rule::CountOrPercent,
+        "dns-1035-label" => Rule::Dns1035Label,
         "dns-label" => Rule::DnsLabel,
         "dns-subdomain" => Rule::DnsSubdomain,
-        "dns-1035-label" => Rule::Dns1035Label,
-        "qualified-name" => Rule::QualifiedName,
-        "labels" => Rule::Labels,
-        "annotations" => Rule::AnnotationKeys,
         "env-name" => Rule::EnvVarName,
-        "label-selector" => Rule::LabelSelector,
-        "quantity" => Rule::NonNegativeQuantity,
-        "port" => Rule::PortNumber,
-        "port-or-name" => Rule::PortNameOrNumber,
+        "http-header" => Rule::HttpHeaderName,
         "ip" => Rule::IpAddress,
-        "cidr" => Rule::Cidr,
-        "absolute-path" => Rule::AbsolutePath,
-        "config-map-key" => Rule::ConfigMapKey,
+        "label-selector" => Rule::LabelSelector,
+        "label-value" => Rule::LabelValue,
+        "labels" => Rule::Labels,
+        "port" => Rule::PortNumber,
+        "port-name" => Rule::PortName,
+        "port-or-name" => Rule::PortNameOrNumber,
+        "qualified-name" => Rule::QualifiedName,
+        "quantity" => Rule::NonNegativeQuantity,
+        "user-id" => Rule::UserId,
+        "wildcard-host" => Rule::WildcardHost,
         _ => return Err(format!("unknown rule {text:?}")),
     })
+}
+
+fn detailed_rule(name: &str, argument: &str, detail: Box<str>) -> Result<Rule, String> {
+    match name {
+        "required" => Ok(Rule::RequiredBecause(detail)),
+        "enum" => Ok(Rule::OneOf { values: values(argument), detail }),
+        "range" => {
+            let (min, max) = argument.split_once("..").ok_or("want: range min..max")?;
+            let bound = |text: &str, open: i64| if text.is_empty() { Ok(open) } else { text.parse() };
+            match (bound(min, i64::MIN), bound(max, i64::MAX)) {
+                (Ok(min), Ok(max)) => Ok(Rule::Bounded { min, max, detail }),
+                _ => Err(format!("bad bounds {argument:?}")),
+            }
+        }
+        _ => Err(format!("rule {name:?} takes no text")),
+    }
+}
+
+fn values(text: &str) -> Vec<Box<str>> {
+    text.split('|').map(Into::into).collect()
 }
 
 #[cfg(test)]

@@ -56,6 +56,18 @@ pub fn from_yaml(bytes: &[u8]) -> Result<Decoded, DecodeError> {
     }
 }
 
+/// A value as one YAML document.
+pub fn to_yaml(value: &Value) -> String {
+    serde_saphyr::to_string(value).expect("a JSON value has no type that YAML lacks")
+}
+
+/// Upstream's answer to a body that cannot be read, where the kind it should have is not known.
+impl From<DecodeError> for StatusError {
+    fn from(error: DecodeError) -> Self {
+        StatusError::bad_request(format!("couldn't get version/kind; {error}"))
+    }
+}
+
 /// `text` up to its second `---`, as upstream's YAML reader takes it.
 fn first_document(text: &str) -> &str {
     let mut seen_content = false;
@@ -258,6 +270,8 @@ mod tests {
         assert_eq!(decoded.value, json!({"a": 1, "b": ["x", true, null, 1.5], "8080": "web"}));
         let decoded = from_yaml(b"m:\n  k: 1\n  k: 2\n").unwrap();
         assert_eq!(decoded.duplicates, ["m.k"]);
+        let value = json!({"a": "1", "b": [{"c": "x: y"}, "\n- 1\n", null, 1.5], "d": {}, "e": "on", "f": "0x1"});
+        assert_eq!(from_yaml(to_yaml(&value).as_bytes()).unwrap().value, value);
         assert!(from_yaml(b"a: [").is_err());
         assert!(from_yaml(b"a: b: c").is_err());
     }

@@ -7,17 +7,21 @@
 mod builtin;
 pub mod check;
 pub mod decode;
-mod defaulting;
+pub mod default;
 mod gojson;
 mod scalar;
+pub mod validate;
 
 use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
 
+use regex::Regex;
 use serde_json::Value;
 
 pub use builtin::builtin;
 pub use check::{CheckError, Checked, FieldValidation, check};
-pub use defaulting::default;
+pub use default::default;
+pub use validate::validate;
 
 /// Nesting beyond which a document is refused and a walk stops. Decoding enforces it; walks repeat it for values made elsewhere.
 pub const MAX_DEPTH: usize = 128;
@@ -237,7 +241,33 @@ pub enum Rule {
     Required,
     /// Absent is refused; any value will do.
     Present,
+    /// [`Rule::Required`] with a reason.
+    RequiredBecause(Box<str>),
     Enum(Vec<Box<str>>),
+    /// One of these strings, refused with this text otherwise.
+    OneOf {
+        values: Vec<Box<str>>,
+        detail: Box<str>,
+    },
+    /// Inclusive bounds of a number, refused with this text otherwise.
+    Bounded {
+        min: i64,
+        max: i64,
+        detail: Box<str>,
+    },
+    /// No two items of a list have this key's value in common.
+    UniqueBy(Box<str>),
+    /// A port's name (IANA service name).
+    PortName,
+    HttpHeaderName,
+    /// A label's value.
+    LabelValue,
+    /// A host name, whose first label may be `*`.
+    WildcardHost,
+    /// A number not below zero, or a percentage.
+    CountOrPercent,
+    /// User and group ids.
+    UserId,
     /// Inclusive bounds of a number.
     Range {
         min: Option<f64>,
@@ -247,7 +277,7 @@ pub enum Rule {
     MaxLength(usize),
     MinItems(usize),
     MaxItems(usize),
-    Pattern(Box<str>),
+    Pattern(Pattern),
     MaxProperties(usize),
     MinProperties(usize),
     UniqueItems,
@@ -278,4 +308,32 @@ pub enum Rule {
     Cidr,
     AbsolutePath,
     ConfigMapKey,
+}
+
+/// A regular expression in RE2's syntax, compiled at first use and shared by clones.
+#[derive(Clone, Debug)]
+pub struct Pattern {
+    text: Arc<str>,
+    compiled: Arc<OnceLock<Option<Regex>>>,
+}
+
+impl Pattern {
+    pub fn new(text: &str) -> Self {
+        Pattern { text: text.into(), compiled: Arc::default() }
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// `None` if the expression itself is invalid.
+    pub fn is_match(&self, text: &str) -> Option<bool> {
+        self.compiled.get_or_init(|| Regex::new(&self.text).ok()).as_ref().map(|regex| regex.is_match(text))
+    }
+}
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
 }
