@@ -58,7 +58,7 @@ pub struct Options {
 
 impl Options {
     /// The streams of a version 4 session, in the order in which upstream's client opens them.
-    fn streams(self) -> impl Iterator<Item = StreamType> {
+    fn streams(self) -> Vec<StreamType> {
         [
             (true, StreamType::Error),
             (self.stdin, StreamType::Stdin),
@@ -68,6 +68,7 @@ impl Options {
         ]
         .into_iter()
         .filter_map(|(wanted, stream)| wanted.then_some(stream))
+        .collect()
     }
 }
 
@@ -115,9 +116,10 @@ pub async fn open(connection: &Connection, options: Options) -> Result<Streams> 
 
 /// The server's half: waits until the client has opened every stream that `options` speaks of.
 pub async fn accept(incoming: &mut Incoming, options: Options, patience: Duration) -> Result<Streams> {
+    let wanted = options.streams();
     let accept = async {
         let mut streams = Collected::default();
-        while !options.streams().all(|kind| streams.has(kind)) {
+        while !wanted.iter().all(|kind| streams.has(*kind)) {
             let offer = incoming.next().await.ok_or(Error::Closed)?;
             let kind = offer.headers().get("streamType").and_then(StreamType::from_name);
             let kind = kind.ok_or(Error::Protocol("a stream of a remote command has no known type"))?;

@@ -69,6 +69,20 @@ async fn many_streams_share_a_connection() {
 }
 
 #[tokio::test]
+async fn what_was_finished_before_it_was_dropped_has_arrived() {
+    let ((client, _a), (_b, mut incoming)) = pair();
+    let (opened, mut served) =
+        tokio::join!(client.open(Headers::default()), async { incoming.next().await.unwrap().accept().unwrap() });
+    let mut opened = opened.unwrap();
+    opened.write_all(b"all of it").await.unwrap();
+    opened.shutdown().await.unwrap();
+    drop(opened);
+    let mut received = Vec::new();
+    served.read_to_end(&mut received).await.unwrap();
+    assert_eq!(received, b"all of it");
+}
+
+#[tokio::test]
 async fn refused_streams_and_lost_connections_are_errors() {
     let ((client, _a), (server, mut incoming)) = pair();
     let (refused, ()) = tokio::join!(client.open(Headers::default()), async { drop(incoming.next().await) });

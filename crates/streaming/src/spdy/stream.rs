@@ -22,27 +22,28 @@ const WRITE_BYTES_MAX: usize = 32 * 1024;
 
 const FINISHED: u8 = 1;
 const RESET: u8 = 2;
-const LOST: u8 = 3;
+const LOST: u8 = 4;
 
-/// What has become of a stream at the peer's end: 0 while it is open, then one of the above. It only moves forward.
+/// What the peer has done to a stream, bit by bit: nothing is ever taken back. A stream that was finished and reset later still
+/// has delivered all its data.
 #[derive(Default)]
 pub(super) struct State(AtomicU8);
 
 impl State {
     pub(super) fn finish_remote(&self) {
-        self.0.fetch_max(FINISHED, Ordering::AcqRel);
+        self.0.fetch_or(FINISHED, Ordering::AcqRel);
     }
 
     pub(super) fn reset(&self) {
-        self.0.fetch_max(RESET, Ordering::AcqRel);
+        self.0.fetch_or(RESET, Ordering::AcqRel);
     }
 
     pub(super) fn lose(&self) {
-        self.0.fetch_max(LOST, Ordering::AcqRel);
+        self.0.fetch_or(LOST, Ordering::AcqRel);
     }
 
-    fn get(&self) -> u8 {
-        self.0.load(Ordering::Acquire)
+    fn is(&self, bits: u8) -> bool {
+        self.0.load(Ordering::Acquire) & bits != 0
     }
 }
 
@@ -65,7 +66,7 @@ impl Core {
     }
 
     fn finish(&self) {
-        if !self.finished_locally.swap(true, Ordering::AcqRel) && self.state.get() < RESET {
+        if !self.finished_locally.swap(true, Ordering::AcqRel) && !self.state.is(RESET | LOST) {
             // A closed connection has told the peer already.
             let _ = self.queue.send(Frame::Data { stream: self.id, fin: true, payload: Bytes::new() });
         }
@@ -75,9 +76,8 @@ impl Core {
 impl Drop for Core {
     fn drop(&mut self) {
         self.shared.forget(self.id);
-        let state = self.state.get();
-        let finished = state == FINISHED && *self.finished_locally.get_mut();
-        if !finished && state < RESET {
+        let finished = self.state.is(FINISHED) && *self.finished_locally.get_mut();
+        if !finished && !self.state.is(RESET | LOST) {
             let _ = self.queue.send(Frame::RstStream { stream: self.id, status: reset::CANCEL });
         }
     }
@@ -134,11 +134,11 @@ impl ReadHalf {
         }
         match ready!(self.data.poll_recv(cx)) {
             Some(piece) => Poll::Ready(Ok(Some(piece))),
-            None => Poll::Ready(match self.core.state.get() {
-                RESET => Err(io::Error::new(io::ErrorKind::ConnectionReset, "the peer reset the stream")),
-                LOST => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the connection is lost")),
-                _ => Ok(None),
-            }),
+            None if self.core.state.is(FINISHED) => Poll::Ready(Ok(None)),
+            None if self.core.state.is(RESET) => {
+                Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionReset, "the peer reset the stream")))
+            }
+            None => Poll::Ready(Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the connection is lost"))),
         }
     }
 }
@@ -169,7 +169,7 @@ impl AsyncWrite for WriteHalf {
         }
         let length = buf.len().min(WRITE_BYTES_MAX);
         let permit = ready!(self.budget.poll_acquire_many(cx, length as u32)).ok_or_else(broken)?;
-        if self.core.state.get() >= RESET || self.core.finished_locally.load(Ordering::Acquire) {
+        if self.core.state.is(RESET | LOST) || self.core.finished_locally.load(Ordering::Acquire) {
             return Poll::Ready(Err(broken()));
         }
         let payload = Bytes::copy_from_slice(&buf[..length]);

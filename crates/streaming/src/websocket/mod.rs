@@ -5,11 +5,12 @@ mod tunnel;
 
 use http::header::{SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION};
 use http::{HeaderMap, HeaderValue, Response};
-use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 
 pub use channels::{ChannelEvent, ChannelProtocol};
+pub use tokio_tungstenite::WebSocketStream;
 pub use tokio_tungstenite::tungstenite::Message;
 pub use tunnel::Tunnel;
 
@@ -59,6 +60,11 @@ pub async fn server<T: Io>(io: T) -> WebSocketStream<T> {
 /// Speaks WebSocket as client over a connection that has been upgraded.
 pub async fn client<T: Io>(io: T) -> WebSocketStream<T> {
     start(io, Role::Client).await
+}
+
+/// The message that ends a connection. Clients take any other end, even one without a code, for an error.
+pub fn normal_closure() -> Message {
+    Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: "".into() }))
 }
 
 async fn start<T: Io>(io: T, role: Role) -> WebSocketStream<T> {

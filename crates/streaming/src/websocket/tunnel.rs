@@ -16,11 +16,12 @@ use crate::Io;
 pub struct Tunnel<T> {
     socket: WebSocketStream<T>,
     unread: Bytes,
+    closing: bool,
 }
 
 impl<T: Io> Tunnel<T> {
     pub fn new(socket: WebSocketStream<T>) -> Self {
-        Tunnel { socket, unread: Bytes::new() }
+        Tunnel { socket, unread: Bytes::new(), closing: false }
     }
 }
 
@@ -39,7 +40,7 @@ impl<T: Io> AsyncRead for Tunnel<T> {
                 Some(Ok(Message::Binary(data))) => self.unread = data,
                 Some(Ok(Message::Text(text))) => self.unread = text.into(),
                 Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
-                Some(Ok(Message::Close(_))) | None => return Poll::Ready(Ok(())),
+                Some(Ok(Message::Close(_)) | Err(Error::ConnectionClosed)) | None => return Poll::Ready(Ok(())),
                 Some(Err(error)) => return Poll::Ready(Err(to_io(error))),
             }
         }
@@ -63,9 +64,11 @@ impl<T: Io> AsyncWrite for Tunnel<T> {
 
     /// A WebSocket has no half-close: this ends both directions.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match ready!(Pin::new(&mut self.socket).poll_close(cx)) {
-            Err(Error::ConnectionClosed | Error::AlreadyClosed) | Ok(()) => Poll::Ready(Ok(())),
-            Err(error) => Poll::Ready(Err(to_io(error))),
+        if !self.closing {
+            ready!(Pin::new(&mut self.socket).poll_ready(cx)).map_err(to_io)?;
+            self.closing = true;
+            Pin::new(&mut self.socket).start_send(super::normal_closure()).map_err(to_io)?;
         }
+        Pin::new(&mut self.socket).poll_flush(cx).map_err(to_io)
     }
 }

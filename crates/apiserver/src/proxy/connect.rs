@@ -1,0 +1,67 @@
+//! Carries out what a strategy decided for a connecting request.
+
+use apimachinery::status::{Result, StatusError};
+use futures::future::BoxFuture;
+use http::Request;
+
+use super::{Links, logs, stream};
+use crate::admission::Operation;
+use crate::http::{Body, Response, respond};
+use crate::registry::connect_admission;
+use crate::server::{ApiServer, Call};
+use crate::strategy::connect::{Ask, Connection};
+
+/// Answers logs, exec, attach, port-forward and proxy requests.
+pub async fn connect(server: &ApiServer, mut call: Call, body: Body) -> Result<Response> {
+    if call.row.subresource(&call.info.subresource).is_none() {
+        return Err(StatusError::no_such_path());
+    }
+    connect_admission(server, &mut call, Operation::Connect)?;
+    let path = proxied_path(&call);
+    let strategy = server.strategies.get(&call.row).ok_or_else(StatusError::no_such_path)?;
+    let ask = Ask {
+        view: &server.view,
+        namespace: &call.info.namespace,
+        name: &call.info.name,
+        subresource: &call.info.subresource,
+        query: &call.query,
+        rest: &path,
+    };
+    let connection = strategy.connect(&ask)?;
+    let query = call.head.uri.query().map(|q| format!("?{q}")).unwrap_or_default();
+    let onward = format!("{}{query}", if path.is_empty() { "/" } else { &path });
+    let dialer = &server.dialer;
+    let target = match connection {
+        Connection::Nothing => return Ok(respond::bytes(200, "text/plain", "")),
+        Connection::Logs { kubelet, path, verify } => {
+            let target = if verify {
+                dialer.kubelet(&kubelet.host, kubelet.port, &path)?
+            } else {
+                dialer.unverified_kubelet(&kubelet.host, kubelet.port, &path)?
+            };
+            return logs(&target).await;
+        }
+        Connection::Stream { kubelet, path, kind } => {
+            let target = dialer.kubelet(&kubelet.host, kubelet.port, &path)?;
+            let session: BoxFuture<'static, Response> =
+                Box::pin(stream(Request::from_parts(call.head, body), target, kind));
+            return Ok(session.await);
+        }
+        Connection::Workload { scheme, host, port } => dialer.workload(scheme, &host, port, &onward)?,
+        Connection::Kubelet(kubelet) => dialer.kubelet(&kubelet.host, kubelet.port, &onward)?,
+    };
+    let prefix = call.info.path.strip_suffix(path.as_str()).unwrap_or(&call.info.path).to_owned();
+    let request_host =
+        call.head.uri.host().map(str::to_owned).or_else(|| call.header(http::header::HOST).map(str::to_owned));
+    let links = Links { prefix, target_host: target.authority(), request_host: request_host.unwrap_or_default() };
+    let request = Request::from_parts(call.head, body);
+    let passed: BoxFuture<'_, Response> = Box::pin(super::forward(request, target, &path, links));
+    Ok(passed.await)
+}
+
+/// The path behind `/proxy`, leading slash included; empty if the URL ends there.
+fn proxied_path(call: &Call) -> String {
+    let info = &call.info;
+    let bare = info.rest.is_empty() && !info.path.ends_with('/');
+    if bare { String::new() } else { format!("/{}", info.rest) }
+}
