@@ -29,7 +29,8 @@ const ENTRY_OVERHEAD: u64 = 40;
 /// How long the disk is left alone after a sync that nobody waits for has failed.
 const RETRY: Duration = Duration::from_secs(5);
 
-type Reply<V> = oneshot::Sender<Result<Outcome<V>, Error>>;
+type Answer<V> = Result<Outcome<V>, Error>;
+type Reply<V> = oneshot::Sender<Answer<V>>;
 
 pub(crate) enum Request<V> {
     Commit {
@@ -67,7 +68,7 @@ struct OnDisk {
 /// A decided batch.
 struct Batch<V> {
     pending: Pending<V>,
-    replies: Vec<(Reply<V>, Result<Outcome<V>, Error>)>,
+    replies: Vec<(Reply<V>, Answer<V>)>,
     sync: bool,
 }
 

@@ -1,6 +1,55 @@
 //! Revisioned, ordered key-value bytes: transactions, ranges at a revision, watch, compaction.
 //!
 //! Must not know: Kubernetes. A value is bytes plus whatever the caller's [`Value`] makes of them.
+//!
+//! # Why an engine of our own
+//!
+//! All live data has to be in memory anyway, since the index is the watch cache that every read is served from. What is
+//! left for the disk is to remember the order of writes: an append-only log does that with one sequential write and one
+//! `fdatasync` per batch, where a B-tree engine (redb, heed) rewrites pages up to the root and syncs twice, and an LSM
+//! engine (fjall, rocksdb) writes its log and then everything again, to serve reads from disk that never come. On flash the
+//! log costs the bytes themselves, plus one more copy whenever more than half of it has become garbage. Opening reads
+//! sequentially. `examples/bench.rs` has the numbers of a machine.
+//!
+//! # How a commit goes
+//!
+//! ```text
+//! commit() ──bounded queue──▶ commit thread: decide (plan) ▶ append (log) ▶ sync once ▶ publish (state, feeds) ▶ acknowledge
+//! get, range, watch ────────▶ state, under a lock held for microseconds
+//! ```
+//!
+//! # Files
+//!
+//! ```text
+//! lock                  held with flock by the one process that uses the directory
+//! <number>.log          segments, numbered without gap; only the last one grows
+//! <number>.checkpoint   all live entries; replaces the segments before <number>
+//! *.tmp                 being written; of no use after a crash
+//! ```
+//!
+//! `record.rs` has their bytes. A segment or checkpoint is written under a temporary name and gets its own when it is
+//! durable, so a bad header is damage and never a crash.
+//!
+//! # Invariants
+//!
+//! Of the log, with the tests that hold it to them:
+//!
+//! 1. Nothing is visible or acknowledged before it is as durable as it asked to be (`tests/crash.rs`).
+//! 2. Nothing acknowledged is lost: not to a killed process; and to a power cut only relaxed transactions newer than the
+//!    last sync, newest first (`tests/crash.rs`, `tests/kill.rs`).
+//! 3. A broken record is cut off if it may have been in flight, and is refused as damage if not. Each record says how much
+//!    of its file was durable when it was written: a broken record below that mark was whole once (`tests/damage.rs`).
+//! 4. After a failed write or sync nothing is written to that segment any more (`log.rs`, `tests/crash.rs`).
+//! 5. Revisions never go backward or come to mean something else: a start that was not preceded by a clean shutdown
+//!    skips as many as relaxed transactions can have been lost (`tests/crash.rs`).
+//! 6. Replaying a record twice, or over a newer checkpoint, ends in the same state (`checkpoint.rs`, `tests/crash.rs`).
+//!
+//! Of memory:
+//!
+//! 7. The index is exactly the live keys at the newest visible revision, and the history undoes it step by step down to
+//!    the compacted revision (`state.rs`, `tests/model.rs`).
+//! 8. A watcher gets every event of its prefix after its start once, in order, transactions whole; or is told that it
+//!    cannot (`feed.rs`, `tests/model.rs`, `tests/watching.rs`).
 
 mod checkpoint;
 mod disk;

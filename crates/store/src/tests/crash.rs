@@ -62,9 +62,11 @@ impl Expected {
         let (ops, durability) = (txn.ops.clone(), txn.durability);
         let after = apply(self.acknowledged.last().unwrap(), &ops);
         match commit(store, txn) {
+            // Nothing changed, so nothing was written.
+            Ok(revision) if revision == self.newest_revision => {}
             Ok(revision) => {
-                assert!(revision >= self.newest_revision);
-                if durability == Durability::Synced && revision > self.newest_revision {
+                assert!(revision > self.newest_revision);
+                if durability == Durability::Synced {
                     self.acknowledged.clear();
                 }
                 self.newest_revision = revision;
