@@ -1,0 +1,212 @@
+//! The node's side of the pod network: prepares the host, writes the container runtime's network configuration once the
+//! node knows its pod networks, and keeps routes to the other nodes' pods.
+//!
+//! Other nodes are reached directly ("host-gw"): no overlay, so all nodes must share a link.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use client::{Context, Queue};
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1::Node;
+
+use crate::cni::config::{PLUGIN_NAME, PodNetwork};
+use crate::netlink::route::{Handle, Route, Via};
+use crate::{Error, Result, cni, nft};
+
+/// Behind every other route, so that it only serves where the host has no default route.
+const LAST_RESORT_METRIC: u32 = 0x7fff_ffff;
+const DEFAULT_MTU: u32 = 1500;
+
+#[derive(Debug, Clone)]
+pub struct PodNetConfig {
+    pub node_name: String,
+    /// The addresses under which the other nodes reach this one.
+    pub node_ips: Vec<IpAddr>,
+    pub cluster_cidrs: Vec<IpNet>,
+    pub service_cidrs: Vec<IpNet>,
+    /// `<data-dir>/cni`: gets `bin`, `net.d` and `allocations`.
+    pub cni_dir: PathBuf,
+    /// Our own program, which the runtime calls under the names in `bin`.
+    pub executable: PathBuf,
+}
+
+impl PodNetConfig {
+    /// Where the container runtime must look for plugins.
+    pub fn bin_dir(&self) -> PathBuf {
+        self.cni_dir.join("bin")
+    }
+
+    /// Where the container runtime must look for the network configuration.
+    pub fn conf_dir(&self) -> PathBuf {
+        self.cni_dir.join("net.d")
+    }
+
+    fn allocations_dir(&self) -> PathBuf {
+        self.cni_dir.join("allocations")
+    }
+}
+
+/// Runs until the context shuts down. Pods keep their network then.
+///
+/// Errors: what makes pods impossible, such as a kernel without nf_tables or a read-only data directory.
+pub async fn run_podnet(context: Context, config: PodNetConfig) -> Result<()> {
+    install_plugins(&config)?;
+    let nodes = context.informers.of::<Node>();
+    // The key carries nothing: whatever node changes, the routes as a whole are compared.
+    let queue: Queue<()> = Queue::default();
+    let changed = queue.clone();
+    nodes.on_change(move |change| {
+        let relevant = |node: &Node| (node_networks(node), internal_addresses(node));
+        if change.old().is_none_or(|old| relevant(old) != relevant(change.object())) || is_deletion(&change) {
+            changed.add(());
+        }
+    });
+    nodes.synced().await;
+    let mut prepared: Vec<IpNet> = Vec::new();
+    loop {
+        tokio::select! {
+            () = context.shutdown.cancelled() => return Ok(()),
+            () = queue.next() => {}
+        }
+        let all = nodes.list();
+        let own = all.iter().find(|n| n.metadata.name.as_deref() == Some(config.node_name.as_str()));
+        let own_networks = own.map(|node| node_networks(node)).unwrap_or_default();
+        if !own_networks.is_empty() && own_networks != prepared {
+            prepare(&config, &own_networks)?;
+            tracing::info!(networks = ?own_networks, "pod network ready");
+            prepared.clone_from(&own_networks);
+        }
+        let others: Vec<&Node> =
+            all.iter().map(|n| &**n).filter(|n| n.metadata.name.as_deref() != Some(&config.node_name)).collect();
+        if let Err(error) = set_routes(&plan_routes(&others, &config, &prepared)) {
+            tracing::warn!(%error, "cannot bring the routes to other nodes up to date, will retry");
+            queue.done(&(), true);
+        } else {
+            queue.done(&(), false);
+        }
+    }
+}
+
+fn is_deletion(change: &client::Change<'_, Node>) -> bool {
+    matches!(change, client::Change::Deleted { .. })
+}
+
+/// Makes the host ready for pods of these networks, and then tells the container runtime. Idempotent.
+pub fn prepare(config: &PodNetConfig, pod_cidrs: &[IpNet]) -> Result<()> {
+    write_sysctl("net/ipv4/ip_forward", "1")?;
+    if pod_cidrs.iter().any(|network| network.addr().is_ipv6()) {
+        write_sysctl("net/ipv6/conf/all/forwarding", "1")?;
+    }
+    let network = PodNetwork {
+        data_dir: config.allocations_dir(),
+        pod_cidrs: pod_cidrs.to_vec(),
+        cluster_cidrs: config.cluster_cidrs.clone(),
+        mtu: link_mtu(&config.node_ips)?,
+    };
+    cni::restore(&network)?;
+    network.write_config_list(&config.conf_dir())
+}
+
+/// Puts our program under the names that the container runtime calls: the network's own plugin, and `loopback`, which
+/// containerd demands besides.
+pub fn install_plugins(config: &PodNetConfig) -> Result<()> {
+    let bin = config.bin_dir();
+    std::fs::create_dir_all(&bin).map_err(Error::file("creating", &bin))?;
+    for name in [PLUGIN_NAME, "loopback"] {
+        let link = bin.join(name);
+        if std::fs::read_link(&link).is_ok_and(|target| target == config.executable) {
+            continue;
+        }
+        let unfinished = bin.join(format!(".{name}.new"));
+        let _ = std::fs::remove_file(&unfinished);
+        std::os::unix::fs::symlink(&config.executable, &unfinished).map_err(Error::file("linking", &unfinished))?;
+        std::fs::rename(&unfinished, &link).map_err(Error::file("linking", &link))?;
+    }
+    Ok(())
+}
+
+/// The routes that this node should have:
+/// - to the other nodes' pods, through their addresses;
+/// - its own pod networks refuse what no pod has: such packets must not leave by the default route and come back;
+/// - service networks lead to `lo`: a host without default route could not even begin to send to a service.
+fn plan_routes(others: &[&Node], config: &PodNetConfig, own_networks: &[IpNet]) -> BTreeMap<(IpNet, u32), Route> {
+    let mut routes = BTreeMap::new();
+    let mut add = |route: Route| routes.insert((route.destination, route.metric), route);
+    for node in others {
+        let addresses = internal_addresses(node);
+        for network in node_networks(node) {
+            let gateway = addresses.iter().find(|a| a.is_ipv4() == network.addr().is_ipv4());
+            if let Some(address) = gateway {
+                add(Route { destination: network, via: Via::Gateway { address: *address }, metric: 0 });
+            }
+        }
+    }
+    for network in own_networks {
+        add(Route { destination: network.trunc(), via: Via::Unreachable, metric: 0 });
+    }
+    for network in &config.service_cidrs {
+        let source = config.node_ips.iter().copied().find(|ip| ip.is_ipv4() == network.addr().is_ipv4());
+        // Index 1 is `lo` in every network namespace.
+        let via = Via::Link { index: 1, source };
+        add(Route { destination: network.trunc(), via, metric: LAST_RESORT_METRIC });
+    }
+    routes
+}
+
+/// Adds what is missing and deletes what is ours and not wanted. Routes to single pods are the plugin's.
+fn set_routes(wanted: &BTreeMap<(IpNet, u32), Route>) -> Result<()> {
+    let mut handle = Handle::open()?;
+    let is_pod = |route: &Route| route.destination.prefix_len() == route.destination.max_prefix_len();
+    let present: Vec<Route> = handle.own_routes()?.into_iter().filter(|route| !is_pod(route)).collect();
+    for route in present.iter().filter(|r| !wanted.contains_key(&(r.destination, r.metric))) {
+        handle.delete_route(route)?;
+    }
+    for route in wanted.values().filter(|route| !present.contains(route)) {
+        match handle.set_route(route) {
+            // Not on our link, or not yet: the other nodes' pods are then out of reach, but ours are not.
+            Err(error) if matches!(route.via, Via::Gateway { .. }) => {
+                tracing::warn!(%error, "no direct route to another node's pods");
+            }
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+fn node_networks(node: &Node) -> Vec<IpNet> {
+    let Some(spec) = &node.spec else { return Vec::new() };
+    let networks = match &spec.pod_cidrs {
+        Some(all) if !all.is_empty() => all.clone(),
+        _ => spec.pod_cidr.iter().cloned().collect(),
+    };
+    networks.iter().filter_map(|network| network.parse().ok()).collect()
+}
+
+fn internal_addresses(node: &Node) -> Vec<IpAddr> {
+    let addresses = node.status.iter().flat_map(|s| s.addresses.iter().flatten());
+    addresses.filter(|a| a.type_ == "InternalIP").filter_map(|a| a.address.parse().ok()).collect()
+}
+
+/// The packet size of the link that carries traffic to other nodes.
+fn link_mtu(node_ips: &[IpAddr]) -> Result<u32> {
+    let mut handle = Handle::open()?;
+    let addresses = handle.all_addresses()?;
+    let index = addresses.iter().find(|(_, net)| node_ips.contains(&net.addr())).map(|(index, _)| *index);
+    let link = handle.links()?.into_iter().find(|link| Some(link.index) == index && link.name != "lo");
+    Ok(link.map_or(DEFAULT_MTU, |link| link.mtu))
+}
+
+fn write_sysctl(name: &str, value: &str) -> Result<()> {
+    let path = Path::new("/proc/sys").join(name);
+    if std::fs::read_to_string(&path).is_ok_and(|present| present.trim() == value) {
+        return Ok(());
+    }
+    std::fs::write(&path, value).map_err(Error::file("writing", &path))
+}
+
+/// Whether the kernel has what the pod network needs; for `coxswain check`.
+pub fn probe() -> Result<()> {
+    nft::exists(nft::Family::V4, cni::hostports::TABLE).map(drop)
+}
