@@ -1,1 +1,267 @@
+//! The plans in a real kernel, with real packets, in network namespaces of the test's own.
 
+use std::collections::HashSet;
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use std::sync::Arc;
+
+use super::flows::StaleFlows;
+use super::plan::{PlanConfig, ServiceRules, plan_base, plan_service};
+use super::selection::Place;
+use super::table::{ServiceName, Table};
+use crate::nft::{self, Family};
+use crate::testing::{CLUSTER_CIDR, NODE_IP, OUTSIDE_IP, Pod, Site};
+
+fn plan_config() -> PlanConfig {
+    PlanConfig {
+        family: Family::V4,
+        place: Place { node: "here".into(), zone: None },
+        cluster_cidrs: vec![CLUSTER_CIDR.parse().unwrap()],
+        service_cidrs: vec!["10.43.0.0/16".parse().unwrap()],
+    }
+}
+
+/// A kube-proxy without the API: services are given to it directly.
+struct Proxy<'a> {
+    site: &'a Site,
+    table: Table,
+}
+
+impl<'a> Proxy<'a> {
+    fn new(site: &'a Site) -> Self {
+        let table = Table::new(plan_base(&plan_config()));
+        let whole = table.replace();
+        site.host.run(|| nft::commit(&[whole]).unwrap());
+        Proxy { site, table }
+    }
+
+    fn set(&mut self, name: &str, spec: &str, protocol: &str, endpoints: &[IpAddr]) {
+        let service: Service =
+            serde_saphyr::from_str(&format!("metadata: {{namespace: default, name: {name}}}\nspec: {spec}")).unwrap();
+        let endpoints: Vec<String> =
+            endpoints.iter().map(|address| format!("{{addresses: ['{address}'], nodeName: here}}")).collect();
+        let slice: EndpointSlice = serde_saphyr::from_str(&format!(
+            "metadata: {{name: s}}\naddressType: IPv4\nports: [{{name: '', port: 8080, protocol: {protocol}}}]\nendpoints: [{}]",
+            endpoints.join(", ")
+        ))
+        .unwrap();
+        self.commit(name, plan_service(&plan_config(), &service, &[Arc::new(slice)]));
+    }
+
+    fn commit(&mut self, name: &str, rules: ServiceRules) {
+        let name: ServiceName = ("default".into(), name.into());
+        let mut stale = StaleFlows::default();
+        stale.note(self.table.rules(&name), &rules);
+        let transaction = self.table.apply([(name, rules)]);
+        self.site
+            .host
+            .run(|| nft::commit(std::slice::from_ref(&transaction)).unwrap_or_else(|e| panic!("{e}\n{transaction}")));
+        self.site.host.run(|| stale.delete().unwrap());
+    }
+}
+
+fn addresses(pods: &[&Pod]) -> Vec<IpAddr> {
+    pods.iter().map(|pod| pod.address).collect()
+}
+
+#[test]
+fn cluster_ips_reach_every_endpoint_from_pods_and_host() {
+    let site = Site::new();
+    let (a, b, client) = (site.pod("a"), site.pod("b"), site.pod("client"));
+    let mut proxy = Proxy::new(&site);
+    for protocol in ["TCP", "UDP"] {
+        let ip = if protocol == "TCP" { "10.43.0.5" } else { "10.43.0.6" };
+        let spec = format!("{{clusterIP: {ip}, ports: [{{port: 80, protocol: {protocol}}}]}}");
+        proxy.set(protocol, &spec, protocol, &addresses(&[&a, &b]));
+    }
+    let many = |ask: &dyn Fn() -> String| (0..40).map(|_| ask()).collect::<HashSet<_>>();
+    let both = |peer: IpAddr| HashSet::from([format!("a {peer}"), format!("b {peer}")]);
+    assert_eq!(many(&|| client.namespace.ask_tcp("10.43.0.5:80")), both(client.address));
+    assert_eq!(many(&|| client.namespace.ask_udp("10.43.0.6:80")), both(client.address));
+    assert_eq!(many(&|| site.host.ask_tcp("10.43.0.5:80")), both([10, 42, 0, 1].into()));
+    // To itself through the service: the answer comes back through the host.
+    let own = many(&|| a.namespace.ask_tcp("10.43.0.5:80"));
+    assert_eq!(own, HashSet::from(["a 10.42.0.1".to_owned(), format!("b {}", a.address)]));
+    assert_eq!(client.namespace.ask_tcp("10.43.0.5:81"), "refused", "a port that the service does not have");
+    assert_eq!(client.namespace.ask_tcp("10.43.9.9:80"), "refused", "an address that no service has");
+    assert_eq!(site.host.ask_tcp("10.43.0.5:81"), "refused");
+
+    proxy.set("TCP", "{clusterIP: 10.43.0.5, ports: [{port: 80}]}", "TCP", &addresses(&[&b]));
+    assert_eq!(many(&|| client.namespace.ask_tcp("10.43.0.5:80")), HashSet::from([format!("b {}", client.address)]));
+    proxy.set("TCP", "{clusterIP: 10.43.0.5, ports: [{port: 80}]}", "TCP", &[]);
+    assert_eq!(client.namespace.ask_tcp("10.43.0.5:80"), "refused");
+    assert_eq!(site.host.ask_tcp("10.43.0.5:80"), "refused");
+}
+
+#[test]
+fn node_ports_answer_on_all_addresses() {
+    let site = Site::new();
+    let a = site.pod("a");
+    let mut proxy = Proxy::new(&site);
+    let spec = |policy: &str| {
+        format!(
+            "{{type: NodePort, externalTrafficPolicy: {policy}, clusterIP: 10.43.0.5, externalIPs: [203.0.113.7], \
+             ports: [{{port: 80, nodePort: 30080}}]}}"
+        )
+    };
+    let node_port = format!("{NODE_IP}:30080");
+    proxy.set("web", &spec("Cluster"), "TCP", &addresses(&[&a]));
+    assert_eq!(site.outside.ask_tcp(&node_port), "a 10.42.0.1", "masqueraded");
+    assert_eq!(site.outside.ask_tcp("203.0.113.7:80"), "a 10.42.0.1");
+    assert_eq!(site.host.ask_tcp(&node_port), "a 10.42.0.1");
+    assert_eq!(a.namespace.ask_tcp("10.42.0.1:30080"), "a 10.42.0.1");
+    proxy.set("web", &spec("Local"), "TCP", &addresses(&[&a]));
+    assert_eq!(site.outside.ask_tcp(&node_port), format!("a {OUTSIDE_IP}"), "the client is kept");
+    assert_eq!(site.host.ask_tcp(&node_port), "a 10.42.0.1");
+    // An endpoint elsewhere does not count from outside.
+    let elsewhere =
+        "{type: NodePort, externalTrafficPolicy: Local, clusterIP: 10.43.0.5, ports: [{port: 80, nodePort: 30080}]}";
+    let service: Service =
+        serde_saphyr::from_str(&format!("metadata: {{namespace: default, name: web}}\nspec: {elsewhere}")).unwrap();
+    let slice: EndpointSlice = serde_saphyr::from_str(&format!(
+        "metadata: {{name: s}}\naddressType: IPv4\nports: [{{name: '', port: 8080}}]\nendpoints: [{{addresses: ['{}'], nodeName: there}}]",
+        a.address
+    ))
+    .unwrap();
+    proxy.commit("web", plan_service(&plan_config(), &service, &[Arc::new(slice)]));
+    assert_eq!(site.outside.ask_tcp(&node_port), "silence");
+    assert_eq!(site.host.ask_tcp(&node_port), "a 10.42.0.1", "the node itself is let through");
+    proxy.set("web", &spec("Cluster"), "TCP", &[]);
+    assert_eq!(site.outside.ask_tcp(&node_port), "refused");
+}
+
+#[test]
+fn affinity_holds_until_the_endpoint_goes() {
+    let site = Site::new();
+    let (a, b, client) = (site.pod("a"), site.pod("b"), site.pod("client"));
+    let mut proxy = Proxy::new(&site);
+    let spec =
+        "{sessionAffinity: ClientIP, clusterIP: 10.43.0.5, type: NodePort, ports: [{port: 80, nodePort: 30080}]}";
+    proxy.set("web", spec, "TCP", &addresses(&[&a, &b]));
+    let first = client.namespace.ask_tcp("10.43.0.5:80");
+    for _ in 0..20 {
+        assert_eq!(client.namespace.ask_tcp("10.43.0.5:80"), first);
+    }
+    let by_node_port = site.outside.ask_tcp(&format!("{NODE_IP}:30080"));
+    for _ in 0..20 {
+        assert_eq!(site.outside.ask_tcp(&format!("{NODE_IP}:30080")), by_node_port);
+    }
+    let (chosen, other) = if first.starts_with('a') { (&a, &b) } else { (&b, &a) };
+    let third = site.pod("third");
+    proxy.set("web", spec, "TCP", &addresses(&[chosen, other, &third]));
+    assert_eq!(client.namespace.ask_tcp("10.43.0.5:80"), first, "kept when others come");
+    proxy.set("web", spec, "TCP", &addresses(&[other]));
+    let second = client.namespace.ask_tcp("10.43.0.5:80");
+    assert_ne!(second, first);
+    let shorter = spec.replace("{session", "{sessionAffinityConfig: {clientIP: {timeoutSeconds: 1}}, session");
+    proxy.set("web", &shorter, "TCP", &addresses(&[other]));
+    assert_eq!(client.namespace.ask_tcp("10.43.0.5:80"), second, "an edited timeout is taken over");
+    proxy.commit("web", ServiceRules::default());
+    assert_eq!(client.namespace.ask_tcp("10.43.0.5:80"), "refused");
+    assert!(!site.host.nft(&["list", "ruleset"]).contains("default/web"));
+}
+
+#[test]
+fn udp_clients_move_on_when_their_endpoint_goes() {
+    let site = Site::new();
+    let (a, b, client) = (site.pod("a"), site.pod("b"), site.pod("client"));
+    let mut proxy = Proxy::new(&site);
+    let spec = "{clusterIP: 10.43.0.5, type: NodePort, ports: [{port: 80, nodePort: 30080, protocol: UDP}]}";
+    let node_port = format!("{NODE_IP}:30080");
+    assert_eq!(site.outside.ask_udp_from(5000, &node_port), "refused");
+    proxy.set("web", spec, "UDP", &addresses(&[&a]));
+    // The same source port each time: the kernel takes it for one flow.
+    assert_eq!(client.namespace.ask_udp_from(5000, "10.43.0.5:80"), format!("a {}", client.address));
+    assert_eq!(site.outside.ask_udp_from(5000, &node_port), "a 10.42.0.1");
+    proxy.set("web", spec, "UDP", &addresses(&[&b]));
+    assert_eq!(client.namespace.ask_udp_from(5000, "10.43.0.5:80"), format!("b {}", client.address));
+    assert_eq!(site.outside.ask_udp_from(5000, &node_port), "b 10.42.0.1");
+}
+
+#[test]
+fn nft_reads_back_what_we_wrote_and_foreign_tables_stay() {
+    let site = Site::new();
+    site.host.nft(&["add", "table", "ip", "foreign"]);
+    let mut proxy = Proxy::new(&site);
+    let affinity = "{sessionAffinity: ClientIP, clusterIP: 10.43.0.5, ports: [{port: 80}]}";
+    let endpoints: Vec<IpAddr> = vec![[10, 42, 0, 9].into(), [10, 42, 1, 3].into()];
+    proxy.set("sticky", affinity, "TCP", &endpoints);
+    proxy.set("plain", "{clusterIP: 10.43.0.6, ports: [{port: 53, protocol: UDP}]}", "UDP", &endpoints);
+    proxy.set("none", "{clusterIP: 10.43.0.7, ports: [{port: 7, protocol: SCTP}]}", "SCTP", &[]);
+    let text = site.host.nft(&["list", "ruleset"]);
+    for expected in [
+        "table ip foreign",
+        "10.43.0.6 . udp . 53 : goto cluster/default/plain/udp/",
+        "10.43.0.7 . sctp . 7 : goto reject-chain",
+        "meta l4proto udp dnat ip to numgen random mod 2 map { 0 : 10.42.0.9 . 8080, 1 : 10.42.1.3 . 8080 }",
+        "update @affinity/default/sticky/tcp//10.42.0.9/8080 { ip saddr }",
+        "ip saddr @affinity/default/sticky/tcp//10.42.0.9/8080 goto endpoint/default/sticky/tcp//10.42.0.9/8080",
+        "meta l4proto tcp dnat to 10.42.0.9:8080",
+        "ip daddr @cluster-ips ip saddr != 10.42.0.0/16 meta mark set meta mark | 0x00004000",
+        "ip daddr . meta l4proto . th dport vmap @service-ips",
+        "fib daddr type local ip daddr != 127.0.0.0/8 meta l4proto . th dport vmap @service-nodeports",
+        "ct status dnat ip saddr . ip daddr @hairpin-connections masquerade fully-random",
+        "timeout 3h",
+    ] {
+        assert!(text.contains(expected), "{expected}\nis not in\n{text}");
+    }
+    // What `nft` prints of ours, `nft` takes back: admins save and restore rulesets.
+    let saved = site.data.path().join("saved.nft");
+    std::fs::write(&saved, format!("flush ruleset\n{text}")).unwrap();
+    site.host.nft(&["-f", saved.to_str().unwrap()]);
+
+    // From memory alone, the table is made anew as it was.
+    let whole = proxy.table.replace();
+    site.host.run(|| nft::commit(&[whole]).unwrap());
+    let again = site.host.nft(&["list", "ruleset"]);
+    assert_eq!(again.lines().collect::<HashSet<_>>(), text.lines().collect::<HashSet<_>>());
+}
+
+#[test]
+fn a_refused_transaction_names_the_change_and_changes_nothing() {
+    let site = Site::new();
+    let proxy = Proxy::new(&site);
+    let before = site.host.nft(&["list", "ruleset"]);
+    let mut transaction = nft::Transaction::new(Family::V4, super::plan::TABLE);
+    transaction.push(nft::Change::AddChain { name: "fine".into(), hook: None });
+    transaction.push(nft::Change::DeleteChain { name: "missing".into() });
+    let error = proxy.site.host.run(|| nft::commit(&[transaction]).unwrap_err());
+    assert_eq!(error.errno(), Some(nix::errno::Errno::ENOENT));
+    assert!(error.to_string().contains("delete chain missing"), "{error}");
+    assert_eq!(site.host.nft(&["list", "ruleset"]), before);
+}
+
+#[test]
+fn ten_thousand_services_are_one_transaction_and_a_change_stays_small() {
+    let site = Site::new();
+    let config = plan_config();
+    let rules = |number: u32, endpoints: u8| {
+        let ip = IpAddr::from([10, 43, (number >> 8) as u8, number as u8]);
+        let service: Service = serde_json::from_value(serde_json::json!({
+            "metadata": { "namespace": "default", "name": format!("s{number}") },
+            "spec": { "clusterIP": ip, "ports": [{ "name": "http", "port": 80 }] },
+        }))
+        .unwrap();
+        let endpoints: Vec<_> =
+            (0..endpoints).map(|e| serde_json::json!({ "addresses": [format!("10.42.1.{e}")] })).collect();
+        let slice: EndpointSlice = serde_json::from_value(serde_json::json!({
+            "addressType": "IPv4", "ports": [{ "name": "http", "port": 8080 }], "endpoints": endpoints,
+        }))
+        .unwrap();
+        (("default".to_owned(), format!("s{number}")), plan_service(&config, &service, &[Arc::new(slice)]))
+    };
+    let mut table = Table::new(plan_base(&config));
+    table.apply((0..10_000).map(|number| rules(number, 3)));
+    let whole = table.replace();
+    site.host.run(|| nft::commit(&[whole]).unwrap());
+    let change = table.apply([rules(77, 4)]);
+    assert_eq!(change.changes.len(), 2, "{change}");
+    site.host.run(|| nft::commit(&[change]).unwrap());
+    // More endpoints than fit into one message.
+    let wide = table.apply([rules(78, 255)]);
+    site.host.run(|| nft::commit(&[wide]).unwrap());
+    let count = site.host.run(|| nft::exists(Family::V4, super::plan::TABLE)).unwrap();
+    assert!(count);
+}

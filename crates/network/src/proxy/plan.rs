@@ -146,9 +146,8 @@ pub fn plan_base(config: &PlanConfig) -> RuleSet {
     };
     chain("filter-input", filter(HookPoint::Input, -110), check(&[]));
     chain("filter-forward", filter(HookPoint::Forward, -110), check(&["unknown-cluster-ips"]));
-    chain("filter-output", filter(HookPoint::Output, -110), check(&[]));
-    // Before translation every cluster IP would look unknown here.
-    chain("filter-output-translated", filter(HookPoint::Output, -90), vec![vec![IsNew, jump("unknown-cluster-ips")]]);
+    // After the translation: what got an endpoint does not look like its service any more.
+    chain("filter-output", filter(HookPoint::Output, -90), check(&["unknown-cluster-ips"]));
     table
 }
 
