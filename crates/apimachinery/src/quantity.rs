@@ -9,6 +9,7 @@
 use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::fmt;
+use std::ops::{Add, AddAssign, Mul, Neg, Sub, SubAssign};
 
 use serde_json::Value;
 
@@ -211,42 +212,6 @@ impl Quantity {
         Quantity { value: shrink(self.value, places), scale, ..self }
     }
 
-    #[must_use]
-    pub fn neg(self) -> Self {
-        Quantity { value: -self.value, ..self }
-    }
-
-    /// The sum. A zero `self` takes the other's format, as upstream.
-    #[must_use]
-    pub fn add(self, other: Self) -> Self {
-        let format = if self.is_zero() { other.format } else { self.format };
-        if self.is_zero() || other.is_zero() {
-            let sum = if self.is_zero() { other } else { self };
-            return Quantity { format, ..sum };
-        }
-        let (high, low) = if self.scale >= other.scale { (self, other) } else { (other, self) };
-        let (high, low) = level(high, low);
-        Quantity { value: high.value + low.value, scale: low.scale, format }.fitted()
-    }
-
-    /// The difference. A zero `self` takes the other's format, as upstream.
-    #[must_use]
-    pub fn sub(self, other: Self) -> Self {
-        self.add(other.neg())
-    }
-
-    /// The product with an integer.
-    #[must_use]
-    pub fn mul(self, factor: i64) -> Self {
-        if let Some(value) = self.value.checked_mul(i128::from(factor)) {
-            return Quantity { value, ..self }.fitted();
-        }
-        // A factor of up to 19 digits: give up 20 of the 36.
-        let scale = self.scale.saturating_add(20);
-        let value = shrink(self.value, 20) * i128::from(factor);
-        Quantity { value, scale, ..self }.fitted()
-    }
-
     /// The magnitude's position: digits before the decimal point.
     fn magnitude(&self) -> i64 {
         digits_of(self.value) + i64::from(self.scale)
@@ -263,6 +228,65 @@ impl Quantity {
         }
         let divisor = 10i128.checked_pow(places)?;
         (self.value % divisor == 0).then(|| self.value / divisor)
+    }
+}
+
+impl Neg for Quantity {
+    type Output = Self;
+
+    fn neg(self) -> Self {
+        Quantity { value: -self.value, ..self }
+    }
+}
+
+/// The sum. A zero on the left takes the other's format, as upstream.
+impl Add for Quantity {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        let format = if self.is_zero() { other.format } else { self.format };
+        if self.is_zero() || other.is_zero() {
+            let sum = if self.is_zero() { other } else { self };
+            return Quantity { format, ..sum };
+        }
+        let (high, low) = if self.scale >= other.scale { (self, other) } else { (other, self) };
+        let (high, low) = level(high, low);
+        Quantity { value: high.value + low.value, scale: low.scale, format }.fitted()
+    }
+}
+
+/// The difference. A zero on the left takes the other's format, as upstream.
+impl Sub for Quantity {
+    type Output = Self;
+
+    fn sub(self, other: Self) -> Self {
+        self + -other
+    }
+}
+
+impl Mul<i64> for Quantity {
+    type Output = Self;
+
+    fn mul(self, factor: i64) -> Self {
+        if let Some(value) = self.value.checked_mul(i128::from(factor)) {
+            return Quantity { value, ..self }.fitted();
+        }
+        // A factor of up to 19 digits: give up 20 of the 36.
+        let scale = self.scale.saturating_add(20);
+        let value = shrink(self.value, 20) * i128::from(factor);
+        Quantity { value, scale, ..self }.fitted()
+    }
+}
+
+impl AddAssign for Quantity {
+    fn add_assign(&mut self, other: Self) {
+        *self = *self + other;
+    }
+}
+
+impl SubAssign for Quantity {
+    fn sub_assign(&mut self, other: Self) {
+        *self = *self - other;
     }
 }
 
@@ -506,10 +530,10 @@ mod tests {
         assert_eq!(q("1u").milli_value(), 1);
         assert_eq!(q("1Gi").value(), 1 << 30);
         assert_eq!(q("1e100").value(), i64::MAX);
-        assert_eq!(q("1Gi").add(q("512Mi")).to_string(), "1536Mi");
-        assert_eq!(q("1").sub(q("100m")).to_string(), "900m");
-        assert_eq!(Quantity::ZERO.add(q("1Ki")).to_string(), "1Ki");
-        assert_eq!(q("3Gi").mul(4).to_string(), "12Gi");
+        assert_eq!((q("1Gi") + q("512Mi")).to_string(), "1536Mi");
+        assert_eq!((q("1") - q("100m")).to_string(), "900m");
+        assert_eq!((Quantity::ZERO + q("1Ki")).to_string(), "1Ki");
+        assert_eq!((q("3Gi") * 4).to_string(), "12Gi");
         assert_eq!(q("1"), q("1000m"));
         assert!(q("1e30") > q("1e29") && q("-1e30") < q("-1e29") && q("1Ki") > q("1k"));
         let mut rounded = q("1.5");
@@ -540,17 +564,17 @@ mod tests {
         #[test]
         fn sums_commute_and_cancel(a in any_quantity(), b in any_quantity()) {
             let (a, b) = (Quantity::parse(&a).unwrap(), Quantity::parse(&b).unwrap());
-            prop_assert_eq!(a.add(b), b.add(a));
-            prop_assert_eq!(a.add(b).sub(b), a);
-            prop_assert_eq!(a.cmp(&b), a.sub(b).signum().cmp(&0));
+            prop_assert_eq!(a + b, b + a);
+            prop_assert_eq!(a + b - b, a);
+            prop_assert_eq!(a.cmp(&b), (a - b).signum().cmp(&0));
         }
 
         #[test]
         fn never_panics(text in "[-+]?[0-9.]{0,50}[eEinumkKMGTP]{0,2}[-+]?[0-9]{0,12}", other in "[0-9]{1,45}(e-?[0-9]{1,10})?") {
             if let Ok(a) = Quantity::parse(&text) {
-                let _ = (a.to_string(), a.value(), a.milli_value(), a.as_f64(), a.mul(i64::MIN));
+                let _ = (a.to_string(), a.value(), a.milli_value(), a.as_f64(), a * i64::MIN);
                 if let Ok(b) = Quantity::parse(&other) {
-                    let _ = (a.add(b), a.sub(b).to_string(), a.cmp(&b));
+                    let _ = (a + b, (a - b).to_string(), a.cmp(&b));
                 }
             }
             let _ = canonical(&text);

@@ -99,6 +99,18 @@ fn is_blank(value: Option<&Value>) -> bool {
     }
 }
 
+/// Neither of the two is a map where the other is something else.
+fn is_alike(before: Option<&Value>, after: Option<&Value>) -> bool {
+    match (before, after) {
+        (Some(Value::Null), _) | (_, Some(Value::Null)) => true,
+        (Some(before), Some(after)) => before.is_object() == after.is_object(),
+        _ => true,
+    }
+}
+
+/// Called with a key and its two values.
+type Visit<'f> = &'f mut dyn FnMut(&str, Option<&Value>, Option<&Value>);
+
 impl<'s> Typed<'s> {
     fn form(&self, ty: Type, sample: Option<&Value>) -> Form<'s> {
         let schema = self.schema;
@@ -144,14 +156,8 @@ impl<'s> Typed<'s> {
 
     /// The two sides differ: callers have looked, so that what is equal is walked but once.
     fn compare_at(&self, ty: Type, before: Option<&Value>, after: Option<&Value>, depth: usize) -> Change {
-        let form = if is_blank(before) && is_blank(after) || depth > MAX_DEPTH {
-            Form::Leaf
-        } else if matches!((before, after), (Some(b), Some(a)) if b.is_object() != a.is_object() && !b.is_null() && !a.is_null())
-        {
-            Form::Leaf
-        } else {
-            self.form(ty, before.filter(|b| !b.is_null()).or(after))
-        };
+        let whole = (is_blank(before) && is_blank(after)) || depth > MAX_DEPTH || !is_alike(before, after);
+        let form = if whole { Form::Leaf } else { self.form(ty, before.filter(|b| !b.is_null()).or(after)) };
         let mut changes = Changes::default();
         match form {
             Form::Leaf => {
@@ -179,12 +185,7 @@ impl<'s> Typed<'s> {
     }
 
     /// Visits every key that differs between two maps.
-    fn zip(
-        &self,
-        before: Option<&Value>,
-        after: Option<&Value>,
-        visit: &mut dyn FnMut(&str, Option<&Value>, Option<&Value>),
-    ) {
+    fn zip(&self, before: Option<&Value>, after: Option<&Value>, visit: Visit<'_>) {
         let (before, after) = (before.and_then(Value::as_object), after.and_then(Value::as_object));
         for (key, b) in before.into_iter().flatten() {
             let a = after.and_then(|map| map.get(key));
