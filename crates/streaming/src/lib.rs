@@ -5,6 +5,7 @@
 
 pub mod remotecommand;
 pub mod spdy;
+pub mod tunnel;
 pub mod upgrade;
 pub mod websocket;
 

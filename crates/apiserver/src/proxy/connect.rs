@@ -1,7 +1,6 @@
 //! Carries out what a strategy decided for a connecting request.
 
 use apimachinery::status::{Result, StatusError};
-use futures::future::BoxFuture;
 use http::Request;
 
 use super::{Links, logs, stream};
@@ -43,9 +42,7 @@ pub async fn connect(server: &ApiServer, mut call: Call, body: Body) -> Result<R
         }
         Connection::Stream { kubelet, path, kind } => {
             let target = dialer.kubelet(&kubelet.host, kubelet.port, &path)?;
-            let session: BoxFuture<'static, Response> =
-                Box::pin(stream(Request::from_parts(call.head, body), target, kind));
-            return Ok(session.await);
+            return Ok(stream(Request::from_parts(call.head, body), target, kind).await);
         }
         Connection::Workload { scheme, host, port } => dialer.workload(scheme, &host, port, &onward)?,
         Connection::Kubelet(kubelet) => dialer.kubelet(&kubelet.host, kubelet.port, &onward)?,
@@ -54,9 +51,7 @@ pub async fn connect(server: &ApiServer, mut call: Call, body: Body) -> Result<R
     let request_host =
         call.head.uri.host().map(str::to_owned).or_else(|| call.header(http::header::HOST).map(str::to_owned));
     let links = Links { prefix, target_host: target.authority(), request_host: request_host.unwrap_or_default() };
-    let request = Request::from_parts(call.head, body);
-    let passed: BoxFuture<'_, Response> = Box::pin(super::forward(request, target, &path, links));
-    Ok(passed.await)
+    Ok(super::forward(Request::from_parts(call.head, body), target, &path, links).await)
 }
 
 /// The path behind `/proxy`, leading slash included; empty if the URL ends there.

@@ -69,7 +69,7 @@ async fn port_forward<B>(mut request: Request<B>, target: Target) -> Response {
     accept(request.headers(), Some(&protocol), async move {
         let (client, backend) = tokio::try_join!(client, backend)?;
         let socket = websocket::server(TokioIo::new(client)).await;
-        tunnel::pump(Tunnel::new(socket), TokioIo::new(backend)).await;
+        streaming::tunnel::pump(Tunnel::new(socket), TokioIo::new(backend)).await;
         Ok(())
     })
 }
