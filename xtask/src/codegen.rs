@@ -18,12 +18,13 @@ const MEMBER: &str = "kubernetes_validate/kubernetes-json-schema/v1.37.0-local/_
 const REFERENCE: &str = "#/$defs/";
 
 /// Definitions that no resource refers to but every API server publishes.
-const ALWAYS: [&str; 8] = [
+const ALWAYS: [&str; 9] = [
     "io.k8s.apimachinery.pkg.apis.meta.v1.APIGroup",
     "io.k8s.apimachinery.pkg.apis.meta.v1.APIGroupList",
     "io.k8s.apimachinery.pkg.apis.meta.v1.APIResourceList",
     "io.k8s.apimachinery.pkg.apis.meta.v1.APIVersions",
     "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions",
+    "io.k8s.apimachinery.pkg.apis.meta.v1.Patch",
     "io.k8s.apimachinery.pkg.apis.meta.v1.Status",
     "io.k8s.apimachinery.pkg.apis.meta.v1.WatchEvent",
     "io.k8s.apimachinery.pkg.version.Info",

@@ -4,6 +4,7 @@
 //! hand. All three are part of the program, so a fault in them is a fault of the build and panics at first use; tests load them.
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Arc, OnceLock};
 
 use serde_json::Value;
@@ -22,6 +23,16 @@ pub fn builtin() -> &'static Arc<Schema> {
     BUILTIN.get_or_init(|| {
         let schema = load(SCHEMA, DEFAULTS, RULES);
         Arc::new(schema.unwrap_or_else(|fault| panic!("the built-in schema data is malformed: {fault}")))
+    })
+}
+
+/// Changes when the data files do; for caches of what is made from the built-in schema.
+pub fn builtin_fingerprint() -> u64 {
+    static FINGERPRINT: OnceLock<u64> = OnceLock::new();
+    *FINGERPRINT.get_or_init(|| {
+        let mut hasher = DefaultHasher::new();
+        (SCHEMA, DEFAULTS, RULES).hash(&mut hasher);
+        hasher.finish()
     })
 }
 

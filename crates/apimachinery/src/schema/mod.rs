@@ -18,7 +18,7 @@ use std::sync::{Arc, OnceLock};
 use regex::Regex;
 use serde_json::Value;
 
-pub use builtin::builtin;
+pub use builtin::{builtin, builtin_fingerprint};
 pub use check::{CheckError, Checked, FieldValidation, check};
 pub use default::default;
 pub use validate::validate;
@@ -104,11 +104,13 @@ pub struct Type {
     pub rules: Vec<Rule>,
     /// CRDs only: an explicit null is a value of this type.
     pub nullable: bool,
+    /// CRDs only: the words of its author. Those of built-in types are not kept in memory.
+    pub description: Option<Box<str>>,
 }
 
 impl Type {
     pub fn named(name: &str, shape: Shape) -> Self {
-        Type { name: name.into(), shape, gvks: Vec::new(), rules: Vec::new(), nullable: false }
+        Type { name: name.into(), shape, gvks: Vec::new(), rules: Vec::new(), nullable: false, description: None }
     }
 
     pub fn inline(shape: Shape) -> Self {
