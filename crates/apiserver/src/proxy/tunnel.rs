@@ -10,9 +10,6 @@ use streaming::tunnel;
 
 use super::{Body, Response, Target, respond, reverse};
 
-/// How long a side may take to see that the other has gone.
-const GOODBYE: Duration = Duration::from_secs(5);
-
 /// Sends an upgrade on as it came and, where the backend agrees, connects the two sides.
 pub(super) async fn raw<B>(mut request: Request<B>, target: Target) -> Response {
     let client = hyper::upgrade::on(&mut request);
