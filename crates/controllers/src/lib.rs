@@ -1,6 +1,7 @@
 //! The controller manager: one file (or folder) per controller.
 
 mod deployment;
+mod endpointslice;
 mod error;
 #[cfg(test)]
 mod fixture;
@@ -11,5 +12,6 @@ mod template;
 mod write;
 
 pub use error::Error;
+pub use endpointslice::{endpoints, mirror, run as run_es};
 pub use replicaset::run as run_rs;
 pub use deployment::run as run_d;

@@ -70,3 +70,8 @@ pub fn most_restarts(pod: &Pod) -> (i32, i32) {
     };
     (max(&status.container_statuses), max(&status.init_container_statuses))
 }
+
+/// The pods of each node.
+pub fn by_node(pods: &client::Informer<Pod>) -> client::Index<Pod> {
+    pods.index("node", |pod: &Pod| node_name(pod).map(str::to_owned).into_iter().collect())
+}
