@@ -1,12 +1,27 @@
 //! Admission: policy between authorisation and commit. Built-in plugins are pure over the request and a read view.
 
+mod certificates;
+mod default_class;
+mod limit_ranger;
+mod namespace_lifecycle;
+mod node_restriction;
+mod pod_spec;
+mod priority;
+mod runtime_class;
+mod service_account;
+mod storage;
+mod taint_nodes;
 #[cfg(test)]
 pub(crate) mod testing;
+mod toleration_seconds;
 
-use apimachinery::Value;
+use std::sync::Arc;
+
 use apimachinery::resource::ResourceRow;
-use apimachinery::status::Result;
+use apimachinery::status::{Result, StatusError};
+use apimachinery::{Value, meta};
 
+use crate::authz::Authorizer;
 use crate::request::UserInfo;
 use crate::view::View;
 
@@ -44,10 +59,30 @@ pub struct Request<'a> {
     pub dry_run: bool,
     /// Seconds since the epoch.
     pub now: i64,
+    /// A random number for generated names.
     pub seed: u64,
     pub view: &'a View,
     /// Warnings for the client (`Warning: 299` headers).
     pub warnings: &'a mut Vec<String>,
+}
+
+impl Request<'_> {
+    /// Whether this is about `plural` of `group`; `subresource` is empty for the resource itself.
+    pub fn is(&self, group: &str, plural: &str, subresource: &str) -> bool {
+        self.is_any(group, plural) && self.subresource == subresource
+    }
+
+    /// As [`Request::is`], with any subresource or none.
+    pub fn is_any(&self, group: &str, plural: &str) -> bool {
+        *self.row.plural == *plural && *self.row.group == *group
+    }
+
+    /// A refusal as upstream's `admission.NewForbidden` words it: `pods "x" is forbidden: …`.
+    pub fn forbidden(&self, why: &str) -> StatusError {
+        let named = [self.name, meta::name(self.object), meta::str_at(self.object, &["metadata", "generateName"])];
+        let name = named.into_iter().find(|name| !name.is_empty()).unwrap_or("Unknown");
+        StatusError::forbidden(&self.row.group_resource(), name, why)
+    }
 }
 
 /// An admission plugin. `admit` may change the object and runs before decoding defaults are final; `validate` runs after all mutation.
@@ -73,6 +108,13 @@ impl Chain {
         Chain { plugins }
     }
 
+    /// Upstream's `--disable-admission-plugins`.
+    #[must_use]
+    pub fn without(mut self, names: &[&str]) -> Self {
+        self.plugins.retain(|plugin| !names.contains(&plugin.name()));
+        self
+    }
+
     pub fn admit(&self, request: &mut Request<'_>) -> Result<()> {
         self.applicable(request.operation).try_for_each(|plugin| plugin.admit(request))
     }
@@ -84,4 +126,25 @@ impl Chain {
     fn applicable(&self, operation: Operation) -> impl Iterator<Item = &dyn Plugin> {
         self.plugins.iter().map(|p| &**p).filter(move |p| p.handles(operation))
     }
+}
+
+/// The plugins that are on by default, as upstream's, and NodeRestriction.
+pub fn default_chain(authorizer: Arc<Authorizer>) -> Chain {
+    Chain::new(vec![
+        Box::new(namespace_lifecycle::NamespaceLifecycle),
+        Box::new(limit_ranger::LimitRanger),
+        Box::new(service_account::ServiceAccount),
+        Box::new(node_restriction::NodeRestriction),
+        Box::new(taint_nodes::TaintNodesByCondition),
+        Box::new(priority::Priority),
+        Box::new(toleration_seconds::DefaultTolerationSeconds),
+        Box::new(default_class::DefaultStorageClass),
+        Box::new(storage::StorageObjectInUseProtection),
+        Box::new(storage::PersistentVolumeClaimResize),
+        Box::new(runtime_class::RuntimeClass),
+        Box::new(certificates::CertificateApproval(authorizer.clone())),
+        Box::new(certificates::CertificateSigning(authorizer)),
+        Box::new(certificates::CertificateSubjectRestriction),
+        Box::new(default_class::DefaultIngressClass),
+    ])
 }

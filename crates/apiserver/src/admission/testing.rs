@@ -1,9 +1,13 @@
-//! A cluster in memory for the tests of authentication, authorisation and admission.
+//! A cluster in memory and requests to it, for the tests of authentication, authorisation and admission.
 
+use apimachinery::resource::builtin;
+use apimachinery::status::Result;
 use apimachinery::{Value, meta};
 use store::{Op, Options, Store, Txn};
 
+use super::{Operation, Plugin, Request};
 use crate::object::encode;
+use crate::request::UserInfo;
 use crate::view::{View, key};
 
 pub struct Cluster {
@@ -30,5 +34,70 @@ impl Cluster {
     fn commit(&self, op: Op) {
         let txn = Txn { ops: vec![op], ..Txn::default() };
         self.runtime.block_on(self.view.store().commit(txn)).expect("a store in memory takes every write");
+    }
+}
+
+/// One request for a plugin; `object` holds what the plugin made of it.
+pub struct Case {
+    pub user: UserInfo,
+    pub group: &'static str,
+    pub plural: &'static str,
+    pub subresource: &'static str,
+    pub operation: Operation,
+    pub object: Value,
+    pub old: Option<Value>,
+}
+
+impl Case {
+    pub fn create(group: &'static str, plural: &'static str, object: Value) -> Self {
+        let user = UserInfo::new("tester", &["system:authenticated"]);
+        Case { user, group, plural, subresource: "", operation: Operation::Create, object, old: None }
+    }
+
+    pub fn update(group: &'static str, plural: &'static str, object: Value, old: Value) -> Self {
+        Case { operation: Operation::Update, old: Some(old), ..Case::create(group, plural, object) }
+    }
+
+    pub fn delete(group: &'static str, plural: &'static str, old: Value) -> Self {
+        Case { operation: Operation::Delete, old: Some(old), ..Case::create(group, plural, Value::Null) }
+    }
+
+    pub fn of_subresource(mut self, subresource: &'static str) -> Self {
+        self.subresource = subresource;
+        self
+    }
+
+    pub fn by(mut self, user: UserInfo) -> Self {
+        self.user = user;
+        self
+    }
+
+    pub fn admit(&mut self, cluster: &Cluster, plugin: &dyn Plugin) -> Result<()> {
+        self.run(cluster, |request| plugin.admit(request))
+    }
+
+    pub fn validate(&mut self, cluster: &Cluster, plugin: &dyn Plugin) -> Result<()> {
+        self.run(cluster, |request| plugin.validate(request))
+    }
+
+    fn run(&mut self, cluster: &Cluster, work: impl FnOnce(&mut Request<'_>) -> Result<()>) -> Result<()> {
+        let row = builtin().preferred(self.group, self.plural).expect("tests use built-in kinds");
+        let named = self.old.as_ref().unwrap_or(&self.object);
+        let (namespace, name) = (meta::namespace(named).to_owned(), meta::name(named).to_owned());
+        work(&mut Request {
+            operation: self.operation,
+            user: &self.user,
+            row,
+            subresource: self.subresource,
+            namespace: &namespace,
+            name: &name,
+            object: &mut self.object,
+            old: self.old.as_ref(),
+            dry_run: false,
+            now: 0,
+            seed: 42,
+            view: &cluster.view,
+            warnings: &mut Vec::new(),
+        })
     }
 }

@@ -22,6 +22,8 @@ pub use aggregate::{aggregate, keep_aggregated};
 use crate::object::Object;
 use crate::request::{RequestInfo, UserInfo};
 use crate::view::View;
+pub use node::name_of as node_name;
+
 use follow::Followed;
 use index::{Index, Kind};
 use node_graph::NodeGraph;
