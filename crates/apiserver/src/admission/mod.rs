@@ -9,7 +9,7 @@ mod pod_spec;
 mod priority;
 mod runtime_class;
 mod service_account;
-mod storage;
+pub mod storage;
 mod taint_nodes;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -129,6 +129,9 @@ impl Chain {
 }
 
 /// The plugins that are on by default, as upstream's, and NodeRestriction.
+///
+/// [`storage::StorageObjectInUseProtection`] joins them where controllers run that take its finalizers off again: without those, no
+/// claim could ever be deleted.
 pub fn default_chain(authorizer: Arc<Authorizer>) -> Chain {
     Chain::new(vec![
         Box::new(namespace_lifecycle::NamespaceLifecycle),
@@ -139,7 +142,6 @@ pub fn default_chain(authorizer: Arc<Authorizer>) -> Chain {
         Box::new(priority::Priority),
         Box::new(toleration_seconds::DefaultTolerationSeconds),
         Box::new(default_class::DefaultStorageClass),
-        Box::new(storage::StorageObjectInUseProtection),
         Box::new(storage::PersistentVolumeClaimResize),
         Box::new(runtime_class::RuntimeClass),
         Box::new(certificates::CertificateApproval(authorizer.clone())),

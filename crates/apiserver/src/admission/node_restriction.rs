@@ -376,7 +376,8 @@ mod tests {
             check(&cluster, Case::create("", "pods", pod))
         };
         assert_eq!(with(&|_| {}), Ok(()));
-        let faults: [(&dyn Fn(&mut Value), &str); 6] = [
+        type Fault<'a> = (&'a dyn Fn(&mut Value), &'a str);
+        let faults: [Fault<'_>; 6] = [
             (&|p| p["metadata"]["annotations"] = json!({}), "can only create mirror pods"),
             (&|p| p["spec"]["nodeName"] = json!("n2"), "spec.nodeName set to itself"),
             (&|p| p["metadata"]["ownerReferences"] = json!([]), "owner reference set to itself"),

@@ -3,7 +3,7 @@
 //!
 //! Knows nothing of HTTP. Reviews (`SubjectAccessReview` and its kin) are answered here too.
 
-mod aggregate;
+pub mod aggregate;
 pub mod escalation;
 mod follow;
 mod index;
@@ -16,8 +16,6 @@ use std::sync::Arc;
 
 use apimachinery::status::{GroupResource, Result, StatusError};
 use parking_lot::Mutex;
-
-pub use aggregate::{aggregate, keep_aggregated};
 
 use crate::object::Object;
 use crate::request::{RequestInfo, UserInfo};

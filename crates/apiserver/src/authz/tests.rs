@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::aggregate::aggregate;
 use super::escalation::{check_binding_write, check_role_write};
 use super::reviews::{local_access_review, self_access_review, self_rules_review, subject_access_review};
 use super::*;
