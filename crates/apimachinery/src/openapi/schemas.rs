@@ -162,8 +162,8 @@ impl Definitions {
                 map
             }
             Shape::List(list) => self.list(schema, list),
-            Shape::Scalar(kind) => self.scalar(*kind, schema.structural),
-            Shape::Any if schema.structural && ty.name.is_empty() => {
+            Shape::Scalar(kind) => self.scalar(*kind, ty.structural),
+            Shape::Any if ty.structural => {
                 json!({"x-kubernetes-preserve-unknown-fields": true})
             }
             Shape::Any if ty.name.contains(".JSON") => json!({}),

@@ -3,6 +3,7 @@
 //! Built-in kinds are rows of generated data; a CustomResourceDefinition compiles at run time into the same row.
 
 mod builtin;
+pub mod custom;
 mod fields;
 mod table;
 

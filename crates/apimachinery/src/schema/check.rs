@@ -167,7 +167,7 @@ struct Checker<'s> {
 impl<'s> Checker<'s> {
     /// True for types whose mismatches are validation's to report: those that a CustomResourceDefinition wrote.
     fn lenient(&self, id: TypeId) -> bool {
-        self.schema.structural && self.schema.get(id).name.is_empty()
+        self.schema.get(id).structural
     }
 
     fn value(&mut self, id: TypeId, value: &mut Value, place: &Place<'_>) -> Result<(), String> {
@@ -195,11 +195,8 @@ impl<'s> Checker<'s> {
                 }
                 Ok(())
             }
-            (Shape::Scalar(kind), _) => {
-                let fitted = fit_scalar(*kind, value, place);
-                if self.lenient(id) { Ok(()) } else { fitted }
-            }
             _ if self.lenient(id) => Ok(()),
+            (Shape::Scalar(kind), _) => fit_scalar(*kind, value, place),
             (_, other) => Err(place.mismatch(found(other), self.go_type(id))),
         }
     }
@@ -258,9 +255,6 @@ impl<'s> Checker<'s> {
 
     /// Null means absent to Go. A structural schema keeps it for validation to judge, unless a default replaces it.
     fn keeps_null(&self, field: &super::Field) -> bool {
-        if !self.schema.structural {
-            return false;
-        }
         field.nullable || (field.default.is_none() && self.lenient(field.ty))
     }
 

@@ -50,7 +50,7 @@ fn is_absent(schema: &Schema, field: &Field, default: &Value, present: Option<&V
         None => true,
         Some(Value::Null) => !field.nullable,
         Some(Value::Number(number)) => field.default_for_zero && number.as_i64() == Some(0),
-        Some(Value::String(text)) => !schema.structural && text.is_empty() && default.is_string(),
+        Some(Value::String(text)) => !schema.get(field.ty).structural && text.is_empty() && default.is_string(),
         Some(_) => false,
     }
 }

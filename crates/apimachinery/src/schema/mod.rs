@@ -6,6 +6,7 @@
 
 mod builtin;
 pub mod check;
+mod crd;
 pub mod decode;
 pub mod default;
 mod gojson;
@@ -20,6 +21,7 @@ use serde_json::Value;
 
 pub use builtin::{builtin, builtin_fingerprint};
 pub use check::{CheckError, Checked, FieldValidation, check};
+pub use crd::compile_crd_schema;
 pub use default::default;
 pub use validate::validate;
 
@@ -48,8 +50,8 @@ impl GroupVersionKind {
 #[derive(Clone, Debug, Default)]
 pub struct Schema {
     pub types: Vec<Type>,
-    /// True for a CustomResourceDefinition's schema: its inline types are checked by validation, in upstream's wording for
-    /// structural schemas, and not by decoding. Named types in it (ObjectMeta) are built-in types all the same.
+    /// True for a CustomResourceDefinition's schema: its own types ([`Type::structural`]) are checked by validation, in upstream's
+    /// wording for structural schemas, and not by decoding. Those of ObjectMeta in it are built-in types all the same.
     pub structural: bool,
     names: HashMap<Box<str>, TypeId>,
     kinds: HashMap<GroupVersionKind, TypeId>,
@@ -102,6 +104,8 @@ pub struct Type {
     pub gvks: Vec<GroupVersionKind>,
     /// Checks on every value of this type, wherever it stands (CRDs; built-in types carry theirs on the field).
     pub rules: Vec<Rule>,
+    /// Written by a CustomResourceDefinition's author, and not built in.
+    pub structural: bool,
     /// CRDs only: an explicit null is a value of this type.
     pub nullable: bool,
     /// CRDs only: the words of its author. Those of built-in types are not kept in memory.
@@ -110,7 +114,15 @@ pub struct Type {
 
 impl Type {
     pub fn named(name: &str, shape: Shape) -> Self {
-        Type { name: name.into(), shape, gvks: Vec::new(), rules: Vec::new(), nullable: false, description: None }
+        Type {
+            name: name.into(),
+            shape,
+            gvks: Vec::new(),
+            rules: Vec::new(),
+            structural: false,
+            nullable: false,
+            description: None,
+        }
     }
 
     pub fn inline(shape: Shape) -> Self {

@@ -75,7 +75,7 @@ impl Walk<'_> {
             return;
         }
         let ty = self.schema.get(id);
-        let structural = self.schema.structural && ty.name.is_empty();
+        let structural = ty.structural;
         if structural {
             if value.is_null() && ty.nullable {
                 return;

@@ -17,6 +17,10 @@ pub fn type_mismatch(shape: &Shape, value: &Value, path: &Path) -> Option<Error>
     if fits {
         return None;
     }
+    if value.is_string() && matches!(shape, Shape::Scalar(Scalar::Time | Scalar::Bytes)) {
+        let detail = format!("{path} in body must be of type {}: {value}", wanted(shape));
+        return Some(Error::type_invalid(path, value, &detail));
+    }
     let found = Value::from(type_of(value));
     let detail = format!("{path} in body must be of type {}: {found}", wanted(shape));
     Some(Error::type_invalid(path, &found, &detail))
