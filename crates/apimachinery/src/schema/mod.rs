@@ -9,6 +9,8 @@ pub mod check;
 mod crd;
 pub mod decode;
 pub mod default;
+#[cfg(test)]
+mod fuzz;
 mod gojson;
 mod scalar;
 pub mod validate;
