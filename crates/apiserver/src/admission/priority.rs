@@ -5,7 +5,7 @@ use apimachinery::{Value, meta};
 use serde_json::json;
 
 use super::pod_spec::spec_mut;
-use super::{Operation, Plugin, Request};
+use super::{Operation, Plugin, Request, mentions};
 
 const CLASSES: &str = "priorityclasses";
 const PREEMPT: &str = "PreemptLowerPriority";
@@ -99,7 +99,8 @@ fn keep(request: &mut Request<'_>) {
 
 /// The class with `globalDefault`; the lowest if a race made two.
 fn default_class(request: &Request<'_>) -> Option<Value> {
-    let classes = request.view.list(CLASSES, "").into_iter().map(|entry| entry.value.value());
+    let entries = request.view.list(CLASSES, "").into_iter();
+    let classes = entries.filter(|entry| mentions(entry, "\"globalDefault\":true")).map(|entry| entry.value.value());
     classes.filter(|class| class["globalDefault"] == true).min_by_key(|class| class["value"].as_i64())
 }
 

@@ -5,7 +5,7 @@ use apimachinery::{Value, meta, names};
 use serde_json::json;
 
 use super::pod_spec::{is_mirror, items, items_mut, secret_references, spec_mut, token_projections};
-use super::{Operation, Plugin, Request};
+use super::{Operation, Plugin, Request, mentions};
 use crate::object::Entry;
 
 const DEFAULT: &str = "default";
@@ -141,9 +141,7 @@ fn check_mirror(request: &Request<'_>) -> Result<()> {
 
 fn check_secrets(request: &Request<'_>) -> Result<()> {
     let account = account(request)?;
-    // Nearly no account has the annotation; parsing each for it would cost every pod.
-    let json = account.value.json();
-    if !json.windows(ENFORCE_ANNOTATION.len()).any(|window| window == ENFORCE_ANNOTATION.as_bytes()) {
+    if !mentions(&account, ENFORCE_ANNOTATION) {
         return Ok(());
     }
     let account = account.value.value();

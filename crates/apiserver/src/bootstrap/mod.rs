@@ -104,3 +104,32 @@ fn authentication_config(settings: &Settings) -> Value {
         "data": data,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use apimachinery::resource::builtin;
+    use apimachinery::schema::{FieldValidation, default, validate};
+
+    /// A start with nothing to do writes nothing: not even where the schema has added defaults.
+    #[test]
+    fn what_was_created_is_valid_and_stays_as_it_is() {
+        let settings = Settings {
+            service_cidrs: vec!["10.43.0.0/16".to_owned()],
+            client_ca: "pem".to_owned(),
+            request_header_ca: "pem".to_owned(),
+        };
+        for wanted in objects(&settings) {
+            let text = |field: &str| wanted[field].as_str().unwrap_or_default();
+            let (group, version) = text("apiVersion").split_once('/').unwrap_or(("", text("apiVersion")));
+            let row = builtin().by_kind(group, version, text("kind")).unwrap_or_else(|| panic!("no row for {wanted}"));
+            let mut stored = wanted.clone();
+            let warnings =
+                row.check(&mut stored, &[], FieldValidation::Strict).unwrap_or_else(|e| panic!("{e}: {wanted}"));
+            assert_eq!(warnings, Vec::<String>::new(), "{wanted}");
+            default(&row.schema, row.root, &mut stored);
+            assert_eq!(validate(&row.schema, row.root, &stored), [], "{wanted}");
+            assert_eq!(reconcile(&stored, &wanted), None, "{stored}");
+        }
+    }
+}
