@@ -357,6 +357,10 @@ impl Expressions<'_> {
                 self.load_all(fields);
                 self.lookup(map, None, Some(NFT_REG_VERDICT));
             }
+            Statement::OneIn(times) => {
+                self.random(*times as usize);
+                self.compare(true, &0u32.to_ne_bytes());
+            }
             Statement::ByChance(chains) => {
                 self.random(chains.len());
                 self.lookup(ANONYMOUS_MAP, anonymous_map, Some(NFT_REG_VERDICT));

@@ -47,6 +47,8 @@ pub enum Statement {
         fields: Vec<Field>,
         map: String,
     },
+    /// Holds by chance, once in this many times.
+    OneIn(u32),
     /// Goes to one of the chains, by chance.
     ByChance(Vec<String>),
     /// Puts the source address into the named dynamic set, or refreshes it.
@@ -131,6 +133,7 @@ impl fmt::Display for Statement {
             Statement::SetMark(bits) => write!(f, "mark set mark | {bits:#x}"),
             Statement::ClearMark(bits) => write!(f, "mark set mark & ~{bits:#x}"),
             Statement::ByMap { fields, map } => write!(f, "{} vmap @{map}", concatenation(fields)),
+            Statement::OneIn(times) => write!(f, "one in {times}"),
             Statement::ByChance(chains) => write!(f, "random vmap {{ {} }}", chains.join(", ")),
             Statement::Remember { set } => write!(f, "update @{set} {{ saddr }}"),
             Statement::TranslateTo { address, port } => write!(f, "dnat to {address} . {port}"),

@@ -22,6 +22,8 @@ use crate::nft::{
 pub const TABLE: &str = "coxswain";
 /// Upstream's default masquerade bit (14). Packets that carry it get the node's address as source.
 pub const MASQUERADE_MARK: u32 = 0x4000;
+/// Endpoints up to which they are told apart by a rule each.
+const MOST_RULES: usize = 16;
 const DEFAULT_AFFINITY_SECONDS: u32 = 10800;
 
 const CLUSTER_IPS: &str = "cluster-ips";
@@ -307,11 +309,13 @@ impl PortPlanner<'_> {
     fn add_balancer(&self, rules: &mut ServiceRules, kind: &str, targets: &[Target]) {
         let is_protocol = Statement::IsProtocol(self.protocol);
         let Some(timeout_seconds) = self.affinity_seconds() else {
-            let translate = match targets {
-                [(address, port)] => Statement::TranslateTo { address: *address, port: *port },
-                _ => Statement::TranslateByChance(targets.to_vec()),
-            };
-            rules.chains.insert(format!("{kind}/{}", self.name), vec![vec![is_protocol, translate].into()]);
+            let wide = || Statement::TranslateByChance(targets.to_vec());
+            let each = targets.iter().map(|(address, port)| Statement::TranslateTo { address: *address, port: *port });
+            let spread = spread(each, wide).into_iter().map(|mut rule| {
+                rule.insert(0, is_protocol.clone());
+                rule.into()
+            });
+            rules.chains.insert(format!("{kind}/{}", self.name), spread.collect());
             return;
         };
         let mut balancer: Vec<Rule> = Vec::new();
@@ -331,7 +335,8 @@ impl PortPlanner<'_> {
             );
             chains.push(chain);
         }
-        balancer.push(vec![Statement::ByChance(chains)].into());
+        let each = chains.iter().map(|chain| Statement::Verdict(Verdict::Goto(chain.clone())));
+        balancer.extend(spread(each, || Statement::ByChance(chains.clone())).into_iter().map(Rule));
         rules.chains.insert(format!("{kind}/{}", self.name), balancer);
     }
 
@@ -405,6 +410,22 @@ impl PortPlanner<'_> {
         addresses.extend(self.load_balancer_addresses());
         addresses
     }
+}
+
+/// Rules that choose one of the actions with equal chances: the first once in n times, the next once in n-1, and so on.
+///
+/// Beyond some actions a map (`wide`) is quicker for packets. It is not for few: a map is a set object of its own, the
+/// kernel walks the list of all sets to name or find one, and ten thousand of them take seconds to load.
+fn spread(each: impl ExactSizeIterator<Item = Statement>, wide: impl FnOnce() -> Statement) -> Vec<Vec<Statement>> {
+    let count = each.len();
+    if count > MOST_RULES {
+        return vec![vec![wide()]];
+    }
+    let with_chance = |(position, action)| match u32::try_from(count - position) {
+        Ok(remaining) if remaining > 1 => vec![Statement::OneIn(remaining), action],
+        _ => vec![action],
+    };
+    each.enumerate().map(with_chance).collect()
 }
 
 fn goto(chain: String) -> Data {

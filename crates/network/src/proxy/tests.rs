@@ -100,7 +100,8 @@ fn cluster_ip_spreads_over_ready_endpoints() {
         hairpin-connections: 10.42.0.9 . 10.42.0.9
         service-ips: 10.43.0.5 . tcp . 80 : goto cluster/default/web/tcp/http
         chain cluster/default/web/tcp/http
-          tcp dnat to random { 10.42.0.9 . 8080, 10.42.1.3 . 8080 }
+          tcp one in 2 dnat to 10.42.0.9 . 8080
+          tcp dnat to 10.42.1.3 . 8080
         ",
     );
 }
@@ -139,9 +140,11 @@ fn hints_count_only_when_complete_and_for_us() {
     let spread = |endpoints: &str, target: &str| {
         let rules = plan_service(&config(Family::V4), &service(CLUSTER_IP), &[slice(endpoints)]);
         let chain = &rules.chains["cluster/default/web/tcp/http"];
-        assert_eq!(chain[0].to_string(), format!("tcp dnat to {target}"), "{endpoints}");
+        let targets: Vec<String> =
+            chain.iter().map(|r| r.to_string().rsplit_once("to ").unwrap().1.to_owned()).collect();
+        assert_eq!(targets.join(", "), target, "{endpoints}");
     };
-    let both = "random { 10.42.1.3 . 8080, 10.42.1.4 . 8080 }";
+    let both = "10.42.1.3 . 8080, 10.42.1.4 . 8080";
     spread("10.42.1.3 there forZones=east\n10.42.1.4 there forZones=west", "10.42.1.3 . 8080");
     spread("10.42.1.3 there forZones=east\n10.42.1.4 there", both);
     spread("10.42.1.3 there forZones=north\n10.42.1.4 there forZones=west", both);
@@ -189,7 +192,8 @@ fn external_policy_local_keeps_the_client_and_drops_where_nobody_is() {
         service-ips: 10.43.0.5 . tcp . 80 : goto cluster/default/web/tcp/http
         service-nodeports: tcp . 30080 : goto external/default/web/tcp/http
         chain cluster/default/web/tcp/http
-          tcp dnat to random { 10.42.0.9 . 8080, 10.42.1.3 . 8080 }
+          tcp one in 2 dnat to 10.42.0.9 . 8080
+          tcp dnat to 10.42.1.3 . 8080
         chain external/default/web/tcp/http
           saddr 10.42.0.0/16 goto cluster/default/web/tcp/http
           fib saddr type local mark set mark | 0x4000 goto cluster/default/web/tcp/http
@@ -256,7 +260,8 @@ fn affinity_remembers_clients_per_endpoint() {
         chain cluster/default/web/tcp/http
           saddr @affinity/default/web/tcp/http/10.42.1.3/8080 goto endpoint/default/web/tcp/http/10.42.1.3/8080
           saddr @affinity/default/web/tcp/http/10.42.1.4/8080 goto endpoint/default/web/tcp/http/10.42.1.4/8080
-          random vmap { endpoint/default/web/tcp/http/10.42.1.3/8080, endpoint/default/web/tcp/http/10.42.1.4/8080 }
+          one in 2 goto endpoint/default/web/tcp/http/10.42.1.3/8080
+          goto endpoint/default/web/tcp/http/10.42.1.4/8080
         chain endpoint/default/web/tcp/http/10.42.1.3/8080
           update @affinity/default/web/tcp/http/10.42.1.3/8080 { saddr }
           tcp dnat to 10.42.1.3 . 8080
@@ -265,6 +270,15 @@ fn affinity_remembers_clients_per_endpoint() {
           tcp dnat to 10.42.1.4 . 8080
         ",
     );
+}
+
+#[test]
+fn many_endpoints_share_a_map() {
+    let endpoints: Vec<String> = (0..17).map(|n| format!("10.42.1.{n} there ready")).collect();
+    let rules = plan_service(&config(Family::V4), &service(CLUSTER_IP), &[slice(&endpoints.join("\n"))]);
+    let chain = &rules.chains["cluster/default/web/tcp/http"];
+    assert_eq!(chain.len(), 1);
+    assert!(chain[0].to_string().starts_with("tcp dnat to random { 10.42.1.0 . 8080, "), "{}", chain[0]);
 }
 
 #[test]
@@ -335,7 +349,7 @@ spec:
         service-ips: fd43::5 . udp . 53 : goto cluster/default/web/udp/
         chain cluster/default/web/udp/
           saddr @affinity/default/web/udp//fd42--9/53 goto endpoint/default/web/udp//fd42--9/53
-          random vmap { endpoint/default/web/udp//fd42--9/53 }
+          goto endpoint/default/web/udp//fd42--9/53
         chain endpoint/default/web/udp//fd42--9/53
           update @affinity/default/web/udp//fd42--9/53 { saddr }
           udp dnat to fd42::9 . 53
@@ -377,7 +391,8 @@ fn only_what_changes_is_sent() {
         add element service-ips { 10.43.0.5 . tcp . 80 : goto cluster/default/web/tcp/http }
         --
         flush chain cluster/default/web/tcp/http
-        add rule cluster/default/web/tcp/http tcp dnat to random { 10.42.1.3 . 8080, 10.42.1.4 . 8080 }
+        add rule cluster/default/web/tcp/http tcp one in 2 dnat to 10.42.1.3 . 8080
+        add rule cluster/default/web/tcp/http tcp dnat to 10.42.1.4 . 8080
         --
         --
         delete element cluster-ips { 10.43.0.5 }
