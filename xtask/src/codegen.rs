@@ -141,11 +141,9 @@ fn keep(definitions: &Map<String, Value>, name: &str, kept: &mut BTreeSet<String
     let definition = definitions.get(name).with_context(|| format!("no definition {name}"))?;
     for property in definition["properties"].as_object().into_iter().flatten().map(|(_, property)| property) {
         let mut inner = property;
-        loop {
-            match (&inner["items"], &inner["additionalProperties"]) {
-                (next @ Value::Object(_), _) | (_, next @ Value::Object(_)) => inner = next,
-                _ => break,
-            }
+        while let Some(next) = ["items", "additionalProperties"].iter().map(|key| &inner[*key]).find(|v| v.is_object())
+        {
+            inner = next;
         }
         if let Some(target) = inner["$ref"].as_str().and_then(|r| r.strip_prefix(REFERENCE)) {
             keep(definitions, target, kept)?;

@@ -4,6 +4,12 @@
 
 use serde_json::{Map, Value};
 
+/// What clients accept.
+pub const ACCEPTED: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+
+/// What the answer says it is: the accepted type is no valid media type, and client-go's parser refuses it.
+pub const CONTENT_TYPE: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+
 /// Encodes a document that [`super::v2::document`] made.
 pub fn encode(document: &Value) -> Vec<u8> {
     let mut out = Message::default();

@@ -203,10 +203,11 @@ impl<'s> Checker<'s> {
 
     /// A map's value or a list's item: null stands for the zero value there.
     fn element(&mut self, id: TypeId, value: &mut Value, place: &Place<'_>) -> Result<(), String> {
-        if value.is_null() && !self.lenient(id) {
-            if let Some(zero) = self.zero(id) {
-                *value = zero;
-            }
+        if value.is_null()
+            && !self.lenient(id)
+            && let Some(zero) = self.zero(id)
+        {
+            *value = zero;
         }
         self.value(id, value, place)
     }

@@ -290,7 +290,8 @@ impl Compiler {
     fn rules(&mut self, source: &Value, path: &Path) -> Vec<Rule> {
         let mut rules = Vec::new();
         let count = |key: &str| source[key].as_u64().and_then(|n| usize::try_from(n).ok());
-        let counts: [(&str, fn(usize) -> Rule); 6] = [
+        type Bound = fn(usize) -> Rule;
+        let counts: [(&str, Bound); 6] = [
             ("minLength", Rule::MinLength),
             ("maxLength", Rule::MaxLength),
             ("minItems", Rule::MinItems),

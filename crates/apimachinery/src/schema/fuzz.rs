@@ -171,8 +171,7 @@ fn nesting_is_bounded_where_it_was_not_decoded() {
     default(schema, root, &mut value);
     validate(schema, root, &value);
     assert!(
-        compile_crd_schema(&json!({"type": "object", "properties": {"a": nested_items(300)}}), &Path::root())
-            .is_err()
+        compile_crd_schema(&json!({"type": "object", "properties": {"a": nested_items(300)}}), &Path::root()).is_err()
     );
 }
 
