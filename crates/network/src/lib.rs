@@ -4,6 +4,7 @@
 //! nothing but what CNI tells it and what lies in its data directory.
 
 pub mod cni;
+pub mod dns;
 pub mod endpoints;
 mod error;
 pub mod netlink;
