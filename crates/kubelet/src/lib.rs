@@ -3,6 +3,29 @@
 //! Must not know: the API server's insides or the store. It speaks to the API as `system:node:<name>`, and to containers only
 //! through `cri`.
 
+mod backoff;
+mod cgroup;
+pub mod config;
+mod container;
+mod dns;
+pub mod error;
+mod gc;
+mod hosts;
+mod images;
+mod logs;
+mod node;
+mod objects;
+mod pod;
 pub mod pods;
+mod podutil;
+mod probe;
+mod run;
+mod runtime;
+mod shared;
+mod status;
+mod volume;
 
+pub use config::Config;
+pub use error::{Error, Result};
 pub use pods::{ContainerKind, ContainerRecord, PodRecord, PodStore, RunState};
+pub use run::{Kubelet, run};

@@ -269,8 +269,8 @@ pub struct PodSandboxStatus {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum PodSandboxState {
-    SandboxReady = 0,
-    SandboxNotready = 1,
+    Ready = 0,
+    NotReady = 1,
 }
 
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -1,0 +1,87 @@
+//! What a kubelet is told at start. Names and defaults are those of upstream's KubeletConfiguration where it has them.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Taint;
+
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub node_name: String,
+    /// The node's addresses, primary family first. Never empty.
+    pub node_ips: Vec<IpAddr>,
+    /// First nameserver of pods with dnsPolicy ClusterFirst.
+    pub cluster_dns: Vec<IpAddr>,
+    pub cluster_domain: String,
+    /// Volumes and what else belongs to pods.
+    pub root_dir: PathBuf,
+    /// Container logs lie in `<log_dir>/pods/<namespace>_<name>_<uid>/<container>/<n>.log`.
+    pub log_dir: PathBuf,
+    /// `unix://…` of the container runtime.
+    pub runtime_endpoint: String,
+    /// Port of the kubelet's HTTPS server, published in the node's status.
+    pub port: u16,
+    /// The pod network that this node takes a /24 of, while nobody else gives out `spec.podCIDR`. None leaves it unset.
+    pub cluster_cidr: Option<String>,
+    pub max_pods: u32,
+    /// Labels and taints set at registration.
+    pub node_labels: BTreeMap<String, String>,
+    pub register_with_taints: Vec<Taint>,
+    /// `gitVersion` as the API server tells it.
+    pub version: String,
+    /// The host's resolver configuration that pods inherit from.
+    pub resolv_conf: PathBuf,
+    /// Pods from files; none means no static pods.
+    pub static_pod_path: Option<PathBuf>,
+    /// The longest back-off of a crashing container.
+    pub max_container_back_off: Duration,
+    pub container_log_max_bytes: u64,
+    /// The current log file and its rotated predecessors together.
+    pub container_log_max_files: usize,
+    /// Unused images are collected once this much of the image file system is used, until less than the low mark is.
+    pub image_gc_high_percent: u8,
+    pub image_gc_low_percent: u8,
+    /// How often the node's status is written when nothing changed.
+    pub node_status_report_frequency: Duration,
+    pub node_lease_duration: Duration,
+}
+
+impl Config {
+    pub fn new(node_name: &str, node_ips: Vec<IpAddr>, data_dir: &std::path::Path, runtime_endpoint: &str) -> Self {
+        Config {
+            node_name: node_name.to_owned(),
+            node_ips,
+            cluster_dns: Vec::new(),
+            cluster_domain: "cluster.local".to_owned(),
+            root_dir: data_dir.join("kubelet"),
+            log_dir: data_dir.join("log"),
+            runtime_endpoint: runtime_endpoint.to_owned(),
+            port: 10250,
+            cluster_cidr: None,
+            max_pods: 110,
+            node_labels: BTreeMap::new(),
+            register_with_taints: Vec::new(),
+            version: "v1.37.0".to_owned(),
+            resolv_conf: PathBuf::from("/etc/resolv.conf"),
+            static_pod_path: None,
+            max_container_back_off: Duration::from_secs(300),
+            container_log_max_bytes: 10 * 1024 * 1024,
+            container_log_max_files: 5,
+            image_gc_high_percent: 85,
+            image_gc_low_percent: 80,
+            node_status_report_frequency: Duration::from_secs(300),
+            node_lease_duration: Duration::from_secs(40),
+        }
+    }
+
+    /// `<root>/pods/<uid>`: everything of one pod but its logs.
+    pub fn pod_dir(&self, uid: &str) -> PathBuf {
+        self.root_dir.join("pods").join(uid)
+    }
+
+    pub fn pod_log_dir(&self, namespace: &str, name: &str, uid: &str) -> PathBuf {
+        self.log_dir.join("pods").join(format!("{namespace}_{name}_{uid}"))
+    }
+}

@@ -1,0 +1,7 @@
+//! The node itself as an API object: registration, status, lease.
+
+pub mod cidr;
+pub mod lease;
+pub mod machine;
+pub mod register;
+pub mod status;

@@ -1,0 +1,97 @@
+//! Turns the runtime's events into wake-ups of pod workers, and keeps the subscription alive.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cri::messages::container::ContainerState;
+use cri::messages::sandbox::PodSandboxState;
+use cri::{Event, EventKind};
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use tokio_util::sync::CancellationToken;
+
+use crate::pods::PodStore;
+
+/// Wakes every worker so often, in case an event was lost.
+const SAFETY_RELIST: Duration = Duration::from_secs(300);
+/// How long the runtime's status may lag behind its own exit event.
+const SETTLE_ATTEMPTS: u32 = 12;
+const LONGEST_RETRY: Duration = Duration::from_secs(5);
+
+/// Whom to wake.
+pub trait Wake: Send + Sync + 'static {
+    fn wake(&self, uid: &str);
+    fn wake_all(&self);
+}
+
+/// Runs until `shutdown`. After each new subscription all workers are woken, since nothing before it is replayed.
+pub async fn pump(runtime: cri::Client, store: PodStore, workers: Arc<dyn Wake>, shutdown: CancellationToken) {
+    let mut delay = Duration::from_millis(50);
+    loop {
+        let subscribed = shutdown.run_until_cancelled(runtime.events()).await;
+        match subscribed {
+            None => return,
+            Some(Ok(stream)) => {
+                delay = Duration::from_millis(50);
+                workers.wake_all();
+                follow(stream, &runtime, &store, &*workers, &shutdown).await;
+            }
+            Some(Err(error)) => tracing::warn!(%error, "no events from the container runtime; trying again"),
+        }
+        if shutdown.run_until_cancelled(tokio::time::sleep(delay)).await.is_none() {
+            return;
+        }
+        delay = (delay * 2).min(LONGEST_RETRY);
+    }
+}
+
+async fn follow(
+    mut stream: cri::EventStream,
+    runtime: &cri::Client,
+    store: &PodStore,
+    workers: &dyn Wake,
+    shutdown: &CancellationToken,
+) {
+    let mut settling = FuturesUnordered::new();
+    let mut relist = tokio::time::interval_at(tokio::time::Instant::now() + SAFETY_RELIST, SAFETY_RELIST);
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            item = stream.next() => match item {
+                Some(Ok(event)) => {
+                    let Some(uid) = store.uid_of_runtime_id(&event.id) else { continue };
+                    if event.kind == EventKind::Exited {
+                        settling.push(settled(runtime, event, uid));
+                    } else {
+                        workers.wake(&uid);
+                    }
+                }
+                Some(Err(error)) => return tracing::warn!(%error, "the container runtime's event stream broke"),
+                None => return tracing::warn!("the container runtime closed its event stream"),
+            },
+            Some(uid) = settling.next(), if !settling.is_empty() => workers.wake(&uid),
+            _ = relist.tick() => workers.wake_all(),
+        }
+    }
+}
+
+/// Waits until the runtime's own status knows of the exit, which comes a moment after its event.
+async fn settled(runtime: &cri::Client, event: Event, uid: String) -> String {
+    let mut delay = Duration::from_millis(1);
+    for _ in 0..SETTLE_ATTEMPTS {
+        let running = match runtime.container_status(&event.id).await {
+            Ok(status) => status.state() == ContainerState::Running,
+            Err(error) if error.is_not_found() => match runtime.pod_sandbox_status(&event.id).await {
+                Ok(status) => status.state() == PodSandboxState::Ready,
+                Err(_) => false,
+            },
+            Err(_) => false,
+        };
+        if !running {
+            break;
+        }
+        tokio::time::sleep(delay).await;
+        delay *= 2;
+    }
+    uid
+}

@@ -1,0 +1,28 @@
+//! What all parts of one kubelet share.
+
+use std::sync::Arc;
+
+use client::{Informer, Recorder};
+use k8s_openapi::api::core::v1::Service;
+
+use crate::cgroup::Cgroups;
+use crate::config::Config;
+use crate::node::machine::Machine;
+use crate::objects::Objects;
+use crate::pods::PodStore;
+use crate::status::writer::StatusWriter;
+
+pub struct Shared {
+    pub config: Config,
+    pub api: kube::Client,
+    pub runtime: cri::Client,
+    pub store: PodStore,
+    pub recorder: Recorder,
+    pub objects: Objects,
+    pub services: Informer<Service>,
+    pub cgroups: Cgroups,
+    pub statuses: StatusWriter,
+    pub machine: Machine,
+}
+
+pub type Handle = Arc<Shared>;
