@@ -1,19 +1,36 @@
 //! Developer tasks: `cargo xtask <task> [arguments]`.
 
 mod codegen;
+mod e2e;
+mod image;
+mod layers;
+mod protobuf;
+
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
 const USAGE: &str = "usage: cargo xtask <task> [arguments]
 
 tasks:
-  codegen [--check]   generate the schema data of apimachinery from upstream's published OpenAPI";
+  codegen [--check]   generate the schema data of apimachinery from upstream's published OpenAPI
+  protobuf [--check]  generate the protobuf field numbers of apimachinery
+  layers              check the arrows between crates and the size of files
+  e2e [filter]        a real cluster, real containers, real kubectl: the end-to-end test";
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let Some((task, rest)) = args.split_first() else { bail!("{USAGE}") };
     match task.as_str() {
         "codegen" => codegen::run(rest),
+        "protobuf" => protobuf::run(rest),
+        "layers" => layers::run(),
+        "e2e" => e2e::run(rest),
         _ => bail!("no task {task:?}\n\n{USAGE}"),
     }
+}
+
+/// The workspace's folder.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_owned).unwrap_or_default()
 }

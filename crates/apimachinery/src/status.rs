@@ -65,13 +65,15 @@ pub struct StatusError {
     pub reason: &'static str,
     pub message: String,
     pub details: Option<Box<Details>>,
+    /// `metadata.continue` of a 410: where a list may go on, inconsistently.
+    pub continue_token: Option<Box<str>>,
 }
 
 pub type Result<T, E = StatusError> = std::result::Result<T, E>;
 
 impl StatusError {
     pub fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        StatusError { code, reason, message: message.into(), details: None }
+        StatusError { code, reason, message: message.into(), details: None, continue_token: None }
     }
 
     #[must_use]
@@ -207,6 +209,9 @@ impl StatusError {
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
             "message": self.message, "reason": self.reason, "code": self.code,
         });
+        if let Some(token) = &self.continue_token {
+            status["metadata"]["continue"] = json!(token);
+        }
         if let Some(details) = &self.details {
             status["details"] = serde_json::to_value(details).unwrap_or_default();
         }

@@ -1,1 +1,91 @@
-fn main() {}
+//! The binary: subcommands, configuration, PKI, wiring. No logic of its own.
+
+mod check;
+mod clients;
+mod config;
+mod control_plane;
+mod files;
+mod host;
+mod kubeconfig;
+mod logging;
+mod pki;
+mod progress;
+mod server;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// `v1.37.0` is the API level; what follows the plus is ours.
+pub const GIT_VERSION: &str = concat!("v1.37.0+coxswain.", env!("CARGO_PKG_VERSION"));
+
+#[derive(Parser)]
+#[command(name = "coxswain", version = GIT_VERSION, about = "Kubernetes, whole, in one binary")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a server: API, controllers and scheduler, and a node unless --disable-agent
+    Server(Box<config::ServerArgs>),
+    /// Say what this machine lacks to run a node, one line each with the mend
+    Check(config::CheckArgs),
+}
+
+fn main() -> ExitCode {
+    if called_as(network::cni::config::PLUGIN_NAME) {
+        return cni();
+    }
+    let arguments = match config::with_file(std::env::args_os().collect()) {
+        Ok(arguments) => arguments,
+        Err(error) => return fail(&error),
+    };
+    match Cli::parse_from(arguments).command {
+        Command::Server(args) => run_server(*args),
+        Command::Check(args) => check::run(&args),
+    }
+}
+
+/// The network plugin: one call of the container runtime.
+fn cni() -> ExitCode {
+    let mut stdin = Vec::new();
+    if let Err(error) = std::io::Read::read_to_end(&mut std::io::stdin(), &mut stdin) {
+        return fail(&anyhow::Error::new(error).context("cannot read the network configuration"));
+    }
+    let outcome = network::cni::main(|name| std::env::var(name).ok(), &stdin);
+    print!("{}", outcome.stdout);
+    ExitCode::from(u8::try_from(outcome.exit_code).unwrap_or(1))
+}
+
+/// Whether the program was executed under `name`: container runtimes call CNI plugins by file name.
+fn called_as(name: &str) -> bool {
+    let program = std::env::args_os().next().unwrap_or_default();
+    std::path::Path::new(&program).file_name().is_some_and(|file| file == name)
+}
+
+fn run_server(args: config::ServerArgs) -> ExitCode {
+    let config = match config::Server::from_args(args) {
+        Ok(config) => config,
+        Err(error) => return fail(&error),
+    };
+    logging::start(&config.log_level, config.log_format);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&anyhow::Error::new(error).context("cannot start the async runtime")),
+    };
+    let outcome = runtime.block_on(server::run(config));
+    // Tasks that ignore cancellation (a blocking read, say) must not hold up the end.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+/// One plain line on the terminal.
+fn fail(error: &anyhow::Error) -> ExitCode {
+    eprintln!("coxswain: {error:#}");
+    ExitCode::FAILURE
+}

@@ -5,6 +5,7 @@ mod default_class;
 mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
+mod pod_security;
 mod pod_spec;
 mod priority;
 mod runtime_class;
@@ -145,6 +146,7 @@ pub fn default_chain(authorizer: Arc<Authorizer>) -> Chain {
         Box::new(service_account::ServiceAccount),
         Box::new(node_restriction::NodeRestriction),
         Box::new(taint_nodes::TaintNodesByCondition),
+        Box::new(pod_security::PodSecurity),
         Box::new(priority::Priority),
         Box::new(toleration_seconds::DefaultTolerationSeconds),
         Box::new(default_class::DefaultStorageClass),

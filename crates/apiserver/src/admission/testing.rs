@@ -46,12 +46,23 @@ pub struct Case {
     pub operation: Operation,
     pub object: Value,
     pub old: Option<Value>,
+    /// What the plugin told the client.
+    pub warnings: Vec<String>,
 }
 
 impl Case {
     pub fn create(group: &'static str, plural: &'static str, object: Value) -> Self {
         let user = UserInfo::new("tester", &["system:authenticated"]);
-        Case { user, group, plural, subresource: "", operation: Operation::Create, object, old: None }
+        Case {
+            user,
+            group,
+            plural,
+            subresource: "",
+            operation: Operation::Create,
+            object,
+            old: None,
+            warnings: Vec::new(),
+        }
     }
 
     pub fn update(group: &'static str, plural: &'static str, object: Value, old: Value) -> Self {
@@ -97,7 +108,7 @@ impl Case {
             now: 0,
             seed: 42,
             view: &cluster.view,
-            warnings: &mut Vec::new(),
+            warnings: &mut self.warnings,
         })
     }
 }

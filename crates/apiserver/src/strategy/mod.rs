@@ -3,11 +3,32 @@
 //! This folder is the only place of the API server that names kinds; one file per kind or family. There are no after-hooks: what
 //! happens after a commit is a controller's work.
 
+mod common;
+pub mod connect;
+pub mod convert;
+mod events;
+mod namespace;
+mod node;
+mod pod;
+mod rbac;
+mod reviews;
+mod service;
+mod simple;
+mod workloads;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use apimachinery::Value;
 use apimachinery::field::ErrorList;
-use apimachinery::status::Result;
-use store::{Compare, Op};
+use apimachinery::names;
+use apimachinery::resource::ResourceRow;
+use apimachinery::status::{Result, StatusError};
+use store::{Compare, Op, Txn};
 
+use crate::authn::TokenSigner;
+use crate::authz::Authorizer;
+use crate::registry::DeleteOptions;
 use crate::request::UserInfo;
 use crate::view::View;
 
@@ -29,6 +50,8 @@ pub struct Settings {
     pub service_cidr: String,
     /// Inclusive, 30000–32767 unless configured.
     pub node_ports: (u16, u16),
+    /// `address:port` at which clients reach this server.
+    pub advertise: String,
 }
 
 /// Which endpoint of an object is written.
@@ -39,6 +62,33 @@ pub enum Part {
     Status,
     /// Any other subresource that writes the object (`ephemeralcontainers`, `resize`, `approval`, `finalize`, …).
     Other(&'static str),
+}
+
+impl Part {
+    /// The part that a subresource writes.
+    pub fn other(name: &str) -> Self {
+        const KNOWN: [&str; 6] = ["approval", "binding", "ephemeralcontainers", "finalize", "resize", "scale"];
+        Part::Other(KNOWN.into_iter().find(|k| *k == name).unwrap_or_default())
+    }
+
+    /// The subresource's name; empty for the object itself.
+    pub fn subresource(self) -> &'static str {
+        match self {
+            Part::Main => "",
+            Part::Status => "status",
+            Part::Other(name) => name,
+        }
+    }
+}
+
+/// What a POST to a subresource means.
+pub enum Posted {
+    /// Only an answer (a token).
+    Answer(Value),
+    /// The object changes as [`Strategy::posted`] says (a binding).
+    Update { part: Part },
+    /// The object is deleted, after `also` has been committed (an eviction and its budget's count).
+    Delete { options: DeleteOptions, also: Vec<Txn> },
 }
 
 pub trait Strategy: Send + Sync {
@@ -55,6 +105,25 @@ pub trait Strategy: Send + Sync {
     /// Cross-field rules and immutability; field rules that are data have been checked already.
     fn validate(&self, _cx: &Context<'_>, _part: Part, _object: &Value, _old: Option<&Value>) -> ErrorList {
         ErrorList::new()
+    }
+
+    fn validate_name(&self, name: &str) -> Vec<String> {
+        names::dns1123_subdomain(name)
+    }
+
+    /// Whether `metadata.generation` counts changes of the wish.
+    fn counts_generation(&self) -> bool {
+        true
+    }
+
+    /// Writes need not survive loss of power (leases, events).
+    fn volatile(&self) -> bool {
+        false
+    }
+
+    /// Checks of the writer's own rights that go beyond the request's verb (no escalation through roles).
+    fn authorize(&self, _cx: &Context<'_>, _object: &Value, _old: Option<&Value>) -> Result<()> {
+        Ok(())
     }
 
     fn warnings(&self, _object: &Value, _old: Option<&Value>) -> Vec<String> {
@@ -78,18 +147,95 @@ pub trait Strategy: Send + Sync {
         None
     }
 
-    /// Whether dependants are orphaned, or waited for, when the request does not say (`orphan` finalizer by default in old APIs).
+    /// Whether something other than finalizers keeps a deleted object (`spec.finalizers` of a namespace).
+    fn holds_deletion(&self, _object: &Value) -> bool {
+        false
+    }
+
+    /// Further marks on an object that is being deleted.
+    fn prepare_delete(&self, _object: &mut Value) {}
+
+    /// Whether a deleted object is answered whole and not as a `Status`.
+    fn returns_deleted_object(&self) -> bool {
+        false
+    }
+
+    /// Whether dependants are orphaned when a delete does not say.
     fn default_orphans(&self) -> bool {
         false
     }
 
-    /// A create that updates is allowed with PUT on a missing object (leases, endpoints, configmaps are not; upstream: few).
+    /// Whether PUT on a missing object creates it.
     fn allows_create_on_update(&self) -> bool {
         false
     }
 
-    /// An update without resourceVersion is allowed.
+    /// Whether PUT may leave out the resourceVersion.
     fn allows_unconditional_update(&self) -> bool {
         true
     }
+
+    /// What a POST to `subresource` of `object` means.
+    fn post(&self, _cx: &Context<'_>, _subresource: &str, _object: &Value, _sent: &Value) -> Result<Posted> {
+        Err(StatusError::no_such_path())
+    }
+
+    /// The object after a POST that was [`Posted::Update`].
+    fn posted(&self, _cx: &Context<'_>, _subresource: &str, object: &Value, _sent: &Value) -> Result<Value> {
+        Ok(object.clone())
+    }
+
+    /// Where a connecting subresource (`log`, `exec`, `proxy`, …) leads.
+    fn connect(&self, _ask: &connect::Ask<'_>) -> Result<connect::Connection> {
+        Err(StatusError::no_such_path())
+    }
+
+    /// The answer of a kind that is not stored.
+    fn answer(&self, _cx: &Context<'_>, _sent: &Value) -> Result<Value> {
+        Err(StatusError::no_such_path())
+    }
 }
+
+/// What strategies are made with, besides what every call hands them.
+pub struct Services {
+    pub authorizer: Arc<Authorizer>,
+    pub authenticator: Arc<crate::authn::Authenticator>,
+    pub signer: Arc<TokenSigner>,
+}
+
+/// The strategies by group, then plural.
+pub struct Strategies {
+    table: HashMap<&'static str, HashMap<&'static str, Arc<dyn Strategy>>>,
+}
+
+impl Strategies {
+    pub fn new(services: Services) -> Self {
+        let services = Arc::new(services);
+        let mut table: HashMap<&'static str, HashMap<&'static str, Arc<dyn Strategy>>> = HashMap::new();
+        let families = [
+            pod::strategies(),
+            service::strategies(),
+            namespace::strategies(),
+            node::strategies(),
+            workloads::strategies(),
+            events::strategies(),
+            simple::strategies(&services),
+            rbac::strategies(&services),
+            reviews::strategies(&services),
+        ];
+        for (group, plural, strategy) in families.into_iter().flatten() {
+            table.entry(group).or_default().insert(plural, strategy);
+        }
+        Strategies { table }
+    }
+
+    pub fn get(&self, row: &ResourceRow) -> Option<&dyn Strategy> {
+        if row.custom {
+            return None;
+        }
+        self.table.get(&*row.group)?.get(&*row.plural).map(|s| &**s)
+    }
+}
+
+/// One family's rows: group, plural, strategy.
+type Family = Vec<(&'static str, &'static str, Arc<dyn Strategy>)>;

@@ -1,0 +1,111 @@
+//! Create.
+
+use apimachinery::status::{Result, StatusError};
+use apimachinery::{Value, meta};
+use store::{Compare, Durability, Expect, Op, Outcome, Txn};
+
+use super::options::WriteOptions;
+use super::prepare::{self, Moment};
+use super::{body, key_of, managed, render};
+use crate::http::{Body, Response};
+use crate::object::{Entry, encode};
+use crate::server::{ApiServer, Call};
+
+/// Tries of a generated name that is taken, as upstream.
+const NAME_TRIES: usize = 8;
+
+pub async fn create(server: &ApiServer, mut call: Call, sent: Body) -> Result<Response> {
+    let options = WriteOptions::of(&call)?;
+    let decoded = body::read(&call, sent).await?;
+    let object = body::conform(server, &mut call, &options, decoded)?;
+    if !call.row.stored {
+        return super::subresource::answer(server, call, object);
+    }
+    match insert(server, &mut call, &options, object, managed::Change::Update).await? {
+        Stored::Entry(entry) => render::entry(server, &call, 201, &entry),
+        Stored::Dry(object) => render::value(server, &call, 201, &object),
+    }
+}
+
+/// What a write leaves: a committed entry, or with dry run the object that would have been.
+pub enum Stored {
+    Entry(Entry),
+    Dry(Value),
+}
+
+/// Adds a new object.
+pub async fn insert(
+    server: &ApiServer,
+    call: &mut Call,
+    options: &WriteOptions,
+    wanted: Value,
+    manager: managed::Change,
+) -> Result<Stored> {
+    let generated = meta::name(&wanted).is_empty();
+    let mut tries = if generated { NAME_TRIES } else { 1 };
+    loop {
+        let moment = Moment::take();
+        let mut object = wanted.clone();
+        super::meta::prepare_create(call, &mut object, moment.now, moment.seed)?;
+        let name = meta::name(&object).to_owned();
+        call.info.name.clone_from(&name);
+        let object = prepare::create(server, call, options, moment, object, manager)?;
+        match commit(server, call, options, moment, &name, object).await? {
+            Some(stored) => return Ok(stored),
+            None if tries > 1 => tries -= 1,
+            None => return Err(StatusError::already_exists(&call.row.group_resource(), &name)),
+        }
+    }
+}
+
+/// Writes `object` unless its name is taken. `None`: it is. Claims that lose a race are made anew.
+async fn commit(
+    server: &ApiServer,
+    call: &Call,
+    options: &WriteOptions,
+    moment: Moment,
+    name: &str,
+    object: Value,
+) -> Result<Option<Stored>> {
+    let key = key_of(call, name);
+    let strategy = server.strategies.get(&call.row);
+    let mut moment = moment;
+    for _ in 0..super::update::MAX_TRIES {
+        if server.view.store().get(&key).is_some() {
+            return Ok(None);
+        }
+        let mut object = object.clone();
+        let claims = match strategy {
+            Some(strategy) => strategy.allocate(&prepare::context(server, call, moment), Some(&mut object), None)?,
+            None => Vec::new(),
+        };
+        if options.dry_run {
+            return Ok(Some(Stored::Dry(object)));
+        }
+        let stored = crate::strategy::convert::to_storage(&call.row, object);
+        let mut txn = Txn {
+            compares: vec![Compare { key: key.clone(), expect: Expect::Absent }],
+            ops: vec![Op::Put { key: key.clone(), value: encode(&stored) }],
+            durability: durability(server, call),
+        };
+        for (compare, op) in claims {
+            txn.compares.extend(compare);
+            txn.ops.push(op);
+        }
+        match server.view.store().commit(txn).await.map_err(crate::error::from_store)? {
+            Outcome::Committed { entries, .. } => {
+                let entry = entries.into_iter().next().flatten();
+                return entry.map(|e| Some(Stored::Entry(e))).ok_or_else(|| StatusError::internal("put left no entry"));
+            }
+            Outcome::Failed { current } if current.first().is_some_and(Option::is_some) => return Ok(None),
+            Outcome::Failed { .. } => moment = Moment::take(),
+        }
+    }
+    Err(StatusError::unavailable("too many concurrent changes, please try again"))
+}
+
+/// What may be lost with the machine's power, but not with the process.
+pub fn durability(server: &ApiServer, call: &Call) -> Durability {
+    let volatile = server.strategies.get(&call.row).is_some_and(|s| s.volatile());
+    if volatile { Durability::Relaxed } else { Durability::Synced }
+}

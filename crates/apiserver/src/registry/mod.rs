@@ -1,0 +1,103 @@
+//! One implementation of every verb for every row of the resource table.
+//!
+//! What is special about a kind comes from its row and its strategy; no code here names one.
+
+mod body;
+mod create;
+mod delete;
+mod filter;
+mod list;
+mod managed;
+mod meta;
+mod options;
+mod patch;
+mod prepare;
+mod render;
+mod scale;
+mod subresource;
+mod update;
+mod watch;
+
+use apimachinery::resource::Verb;
+use apimachinery::status::{Result, StatusError};
+
+pub use delete::DeleteOptions;
+pub use meta::timestamp;
+pub use options::WriteOptions;
+
+use crate::http::{Body, Response};
+use crate::object::Entry;
+use crate::server::{ApiServer, Call};
+
+/// Carries out one authorised request for a resource.
+pub async fn dispatch(server: &ApiServer, call: Call, body: Body) -> Result<Response> {
+    if !call.info.subresource.is_empty() {
+        return subresource::dispatch(server, call, body).await;
+    }
+    let verb = verb_of(&call)?;
+    if !call.row.verbs.contains(&verb) {
+        return Err(StatusError::method_not_supported(&call.row.group_resource(), verb.as_str()));
+    }
+    let named =
+        matches!(verb, Verb::Create | Verb::Update | Verb::Patch | Verb::Delete | Verb::Get | Verb::DeleteCollection);
+    if named && call.row.is_namespaced() && call.info.namespace.is_empty() {
+        return Err(method_not_allowed());
+    }
+    match verb {
+        Verb::Get => get(server, &call).await,
+        Verb::List => list::list(server, &call),
+        Verb::Watch => watch::watch(server, &call),
+        Verb::Create => create::create(server, call, body).await,
+        Verb::Update => update::put(server, call, body, crate::strategy::Part::Main).await,
+        Verb::Patch => patch::patch(server, call, body, crate::strategy::Part::Main).await,
+        Verb::Delete => delete::delete(server, call, body).await,
+        Verb::DeleteCollection => delete::delete_collection(server, call, body).await,
+    }
+}
+
+fn method_not_allowed() -> StatusError {
+    StatusError::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
+}
+
+fn verb_of(call: &Call) -> Result<Verb> {
+    let verb = Verb::ALL.into_iter().find(|v| v.as_str() == call.info.verb).ok_or_else(method_not_allowed)?;
+    // POST goes to a collection; PUT and PATCH to an object.
+    let wants_name = matches!(verb, Verb::Update | Verb::Patch);
+    if (wants_name && call.info.name.is_empty()) || (verb == Verb::Create && !call.info.name.is_empty()) {
+        return Err(method_not_allowed());
+    }
+    Ok(verb)
+}
+
+async fn get(server: &ApiServer, call: &Call) -> Result<Response> {
+    let entry = current(server, call)?;
+    render::entry(server, call, 200, &entry)
+}
+
+/// The stored object that the request names.
+fn current(server: &ApiServer, call: &Call) -> Result<Entry> {
+    find(server, call).ok_or_else(|| StatusError::not_found(&call.row.group_resource(), &call.info.name))
+}
+
+fn find(server: &ApiServer, call: &Call) -> Option<Entry> {
+    server.view.get(&call.row.storage_prefix, namespace_of(call), &call.info.name)
+}
+
+/// The namespace part of the key: empty for cluster scope, also where the request info repeats a namespace's own name.
+fn namespace_of(call: &Call) -> &str {
+    if call.row.is_namespaced() { &call.info.namespace } else { "" }
+}
+
+fn key_of(call: &Call, name: &str) -> String {
+    crate::view::key(&call.row.storage_prefix, namespace_of(call), name)
+}
+
+/// Admission of a connecting subresource.
+pub fn connect_admission(server: &ApiServer, call: &mut Call, operation: crate::admission::Operation) -> Result<()> {
+    let options = WriteOptions::of(call)?;
+    let moment = prepare::Moment::take();
+    let subresource = call.info.subresource.clone();
+    let mut none = apimachinery::Value::Null;
+    prepare::admit(server, call, &options, moment, operation, &subresource, &mut none, None)?;
+    prepare::check(server, call, &options, moment, operation, &subresource, &mut none, None)
+}

@@ -1,0 +1,235 @@
+//! From a decoded object to one that may be stored: admission, strategy, validation, field ownership.
+//!
+//! The order is upstream's: mutate, prepare, validate, validating admission. Nothing here touches the store.
+
+use apimachinery::status::{Result, StatusError};
+use apimachinery::{Value, meta};
+use serde_json::json;
+
+use super::options::WriteOptions;
+use super::{body, managed};
+use crate::admission::{Operation, Request};
+use crate::server::{ApiServer, Call};
+use crate::strategy::{Context, Part};
+
+/// When and with what luck a write happens; fixed per attempt, so that everything below is a function of its arguments.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    pub now: i64,
+    pub seed: u64,
+}
+
+impl Moment {
+    pub fn take() -> Self {
+        Moment { now: crate::server::now_seconds(), seed: rand::random() }
+    }
+}
+
+pub fn context<'a>(server: &'a ApiServer, call: &'a Call, moment: Moment) -> Context<'a> {
+    Context { user: &call.user, view: &server.view, now: moment.now, seed: moment.seed, config: &server.settings }
+}
+
+/// Prepares and validates a new object. Its metadata is filled already.
+pub fn create(
+    server: &ApiServer,
+    call: &mut Call,
+    options: &WriteOptions,
+    moment: Moment,
+    mut object: Value,
+    manager: managed::Change,
+) -> Result<Value> {
+    let row = call.row.clone();
+    admit(server, call, options, moment, Operation::Create, "", &mut object, None)?;
+    body::set_defaults(server, &row, &mut object);
+    let strategy = server.strategies.get(&row);
+    if row.has_status() {
+        reset_status(&row, &mut object);
+    }
+    if counts_generation(server, &row) {
+        meta::metadata_mut(&mut object).insert("generation".to_owned(), json!(1));
+    }
+    if let Some(strategy) = strategy {
+        strategy.prepare_create(&context(server, call, moment), &mut object);
+    }
+    managed::track(&row, None, &mut object, options, manager, Part::Main, moment.now);
+    validate(server, call, moment, Part::Main, &object, None)?;
+    if let Some(strategy) = strategy {
+        call.warnings.extend(strategy.warnings(&object, None));
+    }
+    check(server, call, options, moment, Operation::Create, "", &mut object, None)?;
+    Ok(object)
+}
+
+/// Prepares and validates the next state of an object. Returns it with `old`'s identity and with what `part` may not change.
+#[expect(clippy::too_many_arguments, reason = "one write's facts; a struct would only rename them")]
+pub fn update(
+    server: &ApiServer,
+    call: &mut Call,
+    options: &WriteOptions,
+    moment: Moment,
+    part: Part,
+    mut object: Value,
+    old: &Value,
+    manager: managed::Change,
+) -> Result<Value> {
+    let row = call.row.clone();
+    super::meta::prepare_update(call, &mut object, old)?;
+    let subresource = part.subresource();
+    admit(server, call, options, moment, Operation::Update, subresource, &mut object, Some(old))?;
+    body::set_defaults(server, &row, &mut object);
+    keep_other_parts(&row, part, &mut object, old);
+    let strategy = server.strategies.get(&row);
+    if let Some(strategy) = strategy {
+        strategy.prepare_update(&context(server, call, moment), part, &mut object, old);
+    }
+    if counts_generation(server, &row) && wish_changed(&object, old) {
+        let next = meta::generation(old) + 1;
+        meta::metadata_mut(&mut object).insert("generation".to_owned(), json!(next));
+    }
+    managed::track(&row, Some(old), &mut object, options, manager, part, moment.now);
+    validate(server, call, moment, part, &object, Some(old))?;
+    if let Some(strategy) = strategy {
+        call.warnings.extend(strategy.warnings(&object, Some(old)));
+    }
+    check(server, call, options, moment, Operation::Update, subresource, &mut object, Some(old))?;
+    Ok(object)
+}
+
+/// Built-in kinds answer `status: {}` where nothing is known yet, as a Go struct does; a custom resource has none.
+fn reset_status(row: &apimachinery::resource::ResourceRow, object: &mut Value) {
+    if let Some(map) = object.as_object_mut() {
+        map.remove("status");
+        if !row.custom {
+            map.insert("status".to_owned(), json!({}));
+        }
+    }
+}
+
+/// Main and status each change their own part of an object only.
+fn keep_other_parts(row: &apimachinery::resource::ResourceRow, part: Part, object: &mut Value, old: &Value) {
+    let (Some(new), Some(before)) = (object.as_object_mut(), old.as_object()) else { return };
+    match part {
+        Part::Main if row.has_status() => {
+            match before.get("status") {
+                Some(status) => new.insert("status".to_owned(), status.clone()),
+                None => new.remove("status"),
+            };
+        }
+        Part::Status => {
+            let status = new.remove("status");
+            let metadata = if row.custom { None } else { new.remove("metadata") };
+            let managed = new.get("metadata").and_then(|m| m.get("managedFields")).cloned();
+            *new = before.clone();
+            if let Some(status) = status {
+                new.insert("status".to_owned(), status);
+            }
+            if let Some(metadata) = metadata {
+                new.insert("metadata".to_owned(), metadata);
+            } else if let (Some(managed), Some(Value::Object(metadata))) = (managed, new.get_mut("metadata")) {
+                metadata.insert("managedFields".to_owned(), managed);
+            }
+        }
+        Part::Main | Part::Other(_) => {}
+    }
+}
+
+fn counts_generation(server: &ApiServer, row: &apimachinery::resource::ResourceRow) -> bool {
+    server.strategies.get(row).map_or_else(|| row.custom || has_spec(row), |s| s.counts_generation())
+}
+
+/// Whether anything but `metadata` and `status` differs.
+fn wish_changed(object: &Value, old: &Value) -> bool {
+    let (Some(new), Some(old)) = (object.as_object(), old.as_object()) else { return false };
+    let wish = |key: &str| !matches!(key, "metadata" | "status" | "apiVersion" | "kind");
+    let count = |map: &serde_json::Map<String, Value>| map.keys().filter(|k| wish(k)).count();
+    count(new) != count(old) || new.iter().filter(|(k, _)| wish(k)).any(|(k, v)| old.get(k) != Some(v))
+}
+
+fn validate(
+    server: &ApiServer,
+    call: &Call,
+    moment: Moment,
+    part: Part,
+    object: &Value,
+    old: Option<&Value>,
+) -> Result<()> {
+    let row = &call.row;
+    let strategy = server.strategies.get(row);
+    let mut errors = super::meta::validate(strategy, object, old);
+    // An object stored under laxer rules may keep what it has: field rules are checked where the object changed.
+    if old.is_none_or(|old| wish_changed(object, old) || old.get("status") != object.get("status")) {
+        errors.extend(apimachinery::schema::validate::validate(&row.schema, row.root, object));
+    }
+    if let Some(strategy) = strategy {
+        errors.extend(strategy.validate(&context(server, call, moment), part, object, old));
+    }
+    if errors.is_empty() {
+        return strategy.map_or(Ok(()), |s| s.authorize(&context(server, call, moment), object, old));
+    }
+    Err(StatusError::invalid(&row.group_kind(), meta::name(object), &errors))
+}
+
+#[expect(clippy::too_many_arguments, reason = "mirrors admission's attributes")]
+pub fn admit(
+    server: &ApiServer,
+    call: &mut Call,
+    options: &WriteOptions,
+    moment: Moment,
+    operation: Operation,
+    subresource: &str,
+    object: &mut Value,
+    old: Option<&Value>,
+) -> Result<()> {
+    let mut request = request(server, call, options.dry_run, moment, operation, subresource, object, old);
+    server.admission.admit(&mut request)
+}
+
+#[expect(clippy::too_many_arguments, reason = "mirrors admission's attributes")]
+pub fn check(
+    server: &ApiServer,
+    call: &mut Call,
+    options: &WriteOptions,
+    moment: Moment,
+    operation: Operation,
+    subresource: &str,
+    object: &mut Value,
+    old: Option<&Value>,
+) -> Result<()> {
+    let mut request = request(server, call, options.dry_run, moment, operation, subresource, object, old);
+    server.admission.validate(&mut request)
+}
+
+#[expect(clippy::too_many_arguments, reason = "mirrors admission's attributes")]
+fn request<'a>(
+    server: &'a ApiServer,
+    call: &'a mut Call,
+    dry_run: bool,
+    moment: Moment,
+    operation: Operation,
+    subresource: &'a str,
+    object: &'a mut Value,
+    old: Option<&'a Value>,
+) -> Request<'a> {
+    Request {
+        operation,
+        user: &call.user,
+        row: &call.row,
+        subresource,
+        namespace: &call.info.namespace,
+        name: &call.info.name,
+        object,
+        old,
+        dry_run,
+        now: moment.now,
+        seed: moment.seed,
+        view: &server.view,
+        warnings: &mut call.warnings,
+    }
+}
+
+fn has_spec(row: &apimachinery::resource::ResourceRow) -> bool {
+    match &row.schema.get(row.root).shape {
+        apimachinery::schema::Shape::Object(object) => object.field("spec").is_some(),
+        _ => false,
+    }
+}

@@ -1,0 +1,154 @@
+//! Subresources: `status` and `scale` for any row, those that a strategy computes, and those that connect elsewhere.
+
+use apimachinery::resource::Verb;
+use apimachinery::status::{Result, StatusError};
+use apimachinery::{Value, patch};
+use http::header;
+
+use super::create::Stored;
+use super::delete::{self, Removed};
+use super::managed::Change;
+use super::options::WriteOptions;
+use super::prepare::{self, Moment};
+use super::{body, current, scale, update};
+use crate::admission::Operation;
+use crate::http::{Body, Response, respond};
+use crate::server::{ApiServer, Call, collect, is_connect};
+use crate::strategy::{Part, Posted};
+
+pub async fn dispatch(server: &ApiServer, mut call: Call, sent: Body) -> Result<Response> {
+    if is_connect(&call.info) {
+        return crate::proxy::connect(server, call, sent).await;
+    }
+    let Some(subresource) = call.row.subresource(&call.info.subresource).cloned() else {
+        return Err(StatusError::no_such_path());
+    };
+    let verb = Verb::ALL
+        .into_iter()
+        .find(|v| v.as_str() == call.info.verb && subresource.verbs.contains(v))
+        .ok_or_else(|| StatusError::method_not_supported(&call.row.group_resource(), &call.info.verb))?;
+    if &*subresource.name == "scale" {
+        return scaled(server, call, sent, verb).await;
+    }
+    let part = if &*subresource.name == "status" { Part::Status } else { Part::other(&subresource.name) };
+    match verb {
+        Verb::Get => super::get(server, &call).await,
+        Verb::Update => update::put(server, call, sent, part).await,
+        Verb::Patch => update_by_patch(server, call, sent, part).await,
+        Verb::Create => {
+            let bytes = collect(sent).await?;
+            let encoding = crate::http::negotiate::body_format(call.header(header::CONTENT_TYPE))?;
+            let value = body::parse(&bytes, encoding, &subresource.kind)?.value;
+            post(server, &mut call, value).await
+        }
+        _ => Err(StatusError::method_not_supported(&call.row.group_resource(), verb.as_str())),
+    }
+}
+
+async fn update_by_patch(server: &ApiServer, call: Call, sent: Body, part: Part) -> Result<Response> {
+    super::patch::patch(server, call, sent, part).await
+}
+
+/// POST to a subresource: the strategy says what it means for the object.
+async fn post(server: &ApiServer, call: &mut Call, sent: Value) -> Result<Response> {
+    let Some(strategy) = server.strategies.get(&call.row) else { return Err(StatusError::no_such_path()) };
+    let options = WriteOptions::of(call)?;
+    let subresource = call.info.subresource.clone();
+    let moment = Moment::take();
+    let old = current(server, call)?.value.value();
+    let mut sent = sent;
+    prepare::admit(server, call, &options, moment, Operation::Create, &subresource, &mut sent, Some(&old))?;
+    prepare::check(server, call, &options, moment, Operation::Create, &subresource, &mut sent, Some(&old))?;
+    let posted = strategy.post(&prepare::context(server, call, moment), &subresource, &old, &sent)?;
+    match posted {
+        Posted::Answer(value) => Ok(respond::value(201, call.accepted.encoding, &value)),
+        Posted::Update { part } => {
+            let make = |call: &mut Call, old: &Value| {
+                let moment = Moment::take();
+                let next = strategy.posted(&prepare::context(server, call, moment), &subresource, old, &sent)?;
+                Ok((next, Change::Patch))
+            };
+            update::modify(server, call, &options, part, make).await?;
+            Ok(respond::value(201, call.accepted.encoding, &plain_success()))
+        }
+        Posted::Delete { options, also } => {
+            for guard in also {
+                write_guard(server, guard).await?;
+            }
+            match delete::remove(server, call, &options).await? {
+                Removed::Gone(_) | Removed::Marked(Stored::Entry(_) | Stored::Dry(_)) => {
+                    Ok(respond::value(201, call.accepted.encoding, &plain_success()))
+                }
+            }
+        }
+    }
+}
+
+/// Writes what must be recorded before a posted deletion (a disruption budget's count).
+async fn write_guard(server: &ApiServer, txn: store::Txn) -> Result<()> {
+    match server.view.store().commit(txn).await.map_err(crate::error::from_store)? {
+        store::Outcome::Committed { .. } => Ok(()),
+        store::Outcome::Failed { .. } => {
+            Err(StatusError::too_many_requests("Cannot evict pod as its budget has just changed, try again", 1))
+        }
+    }
+}
+
+fn plain_success() -> Value {
+    serde_json::json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201})
+}
+
+/// A kind that is only answered: reviews. Nothing is stored.
+pub fn answer(server: &ApiServer, mut call: Call, object: Value) -> Result<Response> {
+    let Some(strategy) = server.strategies.get(&call.row) else {
+        return Err(StatusError::method_not_supported(&call.row.group_resource(), "create"));
+    };
+    let options = WriteOptions::of(&call)?;
+    let moment = Moment::take();
+    let mut object = object;
+    prepare::admit(server, &mut call, &options, moment, Operation::Create, "", &mut object, None)?;
+    let answer = strategy.answer(&prepare::context(server, &call, moment), &object)?;
+    super::render::value(server, &call, 201, &answer)
+}
+
+async fn scaled(server: &ApiServer, mut call: Call, sent: Body, verb: Verb) -> Result<Response> {
+    let row = call.row.clone();
+    if verb == Verb::Get {
+        let object = current(server, &call)?.value.value();
+        return Ok(respond::value(200, call.accepted.encoding, &scale::view(&row, &object)));
+    }
+    let options = WriteOptions::of(&call)?;
+    let media = call.header(header::CONTENT_TYPE).unwrap_or_default().to_owned();
+    let bytes = collect(sent).await?;
+    let document = body::parse(&bytes, crate::http::negotiate::BodyFormat::Yaml, "Scale")?.value;
+    let make = |_: &mut Call, old: &Value| {
+        let view = scale::view(&row, old);
+        let mut wanted = match verb {
+            Verb::Update => document.clone(),
+            _ => patched_scale(&media, &view, &document)?,
+        };
+        if verb == Verb::Patch && apimachinery::meta::at(&document, &["metadata", "resourceVersion"]).is_none() {
+            apimachinery::meta::remove(&mut wanted, "resourceVersion");
+        }
+        let mut next = old.clone();
+        scale::set(&row, &mut next, &wanted)?;
+        Ok((next, Change::Patch))
+    };
+    let stored = update::modify(server, &mut call, &options, Part::other("scale"), make).await?;
+    let object = match stored {
+        Stored::Entry(entry) => entry.value.value(),
+        Stored::Dry(object) => object,
+    };
+    Ok(respond::value(200, call.accepted.encoding, &scale::view(&row, &object)))
+}
+
+fn patched_scale(media: &str, view: &Value, document: &Value) -> Result<Value> {
+    let outcome = if media.starts_with("application/json-patch+json") {
+        patch::json::apply(view.clone(), document)
+    } else {
+        // A Scale has neither lists nor merge keys, so all the merge patches agree on it.
+        let mut merged = view.clone();
+        patch::merge::apply(&mut merged, document.clone()).map(|()| merged)
+    };
+    outcome.map_err(|error| error.status())
+}

@@ -1,0 +1,162 @@
+//! Update: the compare-and-swap loop that PUT, every patch and every writing subresource share.
+
+use apimachinery::status::{Result, StatusError};
+use apimachinery::{Value, meta};
+use store::{Compare, Expect, Op, Outcome, Txn};
+
+use super::create::{Stored, durability};
+use super::options::WriteOptions;
+use super::prepare::{self, Moment};
+use super::{body, create, find, key_of, managed, render};
+use crate::http::{Body, Response};
+use crate::object::{Entry, encode};
+use crate::server::{ApiServer, Call};
+use crate::strategy::Part;
+
+/// Tries against concurrent writers before giving up.
+pub const MAX_TRIES: usize = 64;
+
+pub async fn put(server: &ApiServer, mut call: Call, sent: Body, part: Part) -> Result<Response> {
+    let options = WriteOptions::of(&call)?;
+    let decoded = body::read(&call, sent).await?;
+    let object = body::conform(server, &mut call, &options, decoded)?;
+    let strategy = server.strategies.get(&call.row);
+    if find(server, &call).is_none() && part == Part::Main && strategy.is_some_and(|s| s.allows_create_on_update()) {
+        return upsert(server, call, options, object).await;
+    }
+    if meta::resource_version(&object).is_empty() && strategy.is_some_and(|s| !s.allows_unconditional_update()) {
+        let path = apimachinery::field::Path::new("metadata").child("resourceVersion");
+        let error = apimachinery::field::Error::invalid(&path, &Value::from(0), "must be specified for an update");
+        return Err(StatusError::invalid(&call.row.group_kind(), &call.info.name, &[error]));
+    }
+    let make = move |_: &mut Call, _: &Value| Ok((object.clone(), managed::Change::Update));
+    let stored = modify(server, &mut call, &options, part, make).await?;
+    answer(server, &call, 200, stored)
+}
+
+async fn upsert(server: &ApiServer, mut call: Call, options: WriteOptions, mut object: Value) -> Result<Response> {
+    meta::remove(&mut object, "resourceVersion");
+    if meta::name(&object).is_empty() {
+        meta::metadata_mut(&mut object).insert("name".to_owned(), Value::from(call.info.name.as_str()));
+    }
+    let stored = create::insert(server, &mut call, &options, object, managed::Change::Update).await?;
+    answer(server, &call, 201, stored)
+}
+
+pub fn answer(server: &ApiServer, call: &Call, code: u16, stored: Stored) -> Result<Response> {
+    match stored {
+        Stored::Entry(entry) => render::entry(server, call, code, &entry),
+        Stored::Dry(object) => render::value(server, call, code, &object),
+    }
+}
+
+/// Reads the object, lets `make` say its next state, prepares, validates and swaps it in; from the start again when somebody
+/// else was quicker, unless the new state names the version it was made from.
+pub async fn modify<F>(
+    server: &ApiServer,
+    call: &mut Call,
+    options: &WriteOptions,
+    part: Part,
+    mut make: F,
+) -> Result<Stored>
+where
+    F: FnMut(&mut Call, &Value) -> Result<(Value, managed::Change)>,
+{
+    for _ in 0..MAX_TRIES {
+        let moment = Moment::take();
+        let entry = super::current(server, call)?;
+        let old = crate::strategy::convert::from_storage(&call.row, entry.value.value());
+        let (object, manager) = make(call, &old)?;
+        let version = meta::resource_version(&object);
+        if !version.is_empty() && version != meta::resource_version(&old) {
+            return Err(StatusError::modified(&call.row.group_resource(), &call.info.name));
+        }
+        let pinned = !version.is_empty() && manager.pins_version();
+        let next = prepare::update(server, call, options, moment, part, object, &old, manager)?;
+        if let Some(stored) = swap(server, call, options, moment, &entry, &old, next).await? {
+            return Ok(stored);
+        }
+        if pinned {
+            return Err(StatusError::modified(&call.row.group_resource(), &call.info.name));
+        }
+    }
+    Err(StatusError::modified(&call.row.group_resource(), &call.info.name))
+}
+
+/// Commits `next` in place of `old`. `None`: somebody else was quicker.
+async fn swap(
+    server: &ApiServer,
+    call: &Call,
+    options: &WriteOptions,
+    moment: Moment,
+    entry: &Entry,
+    old: &Value,
+    mut next: Value,
+) -> Result<Option<Stored>> {
+    let strategy = server.strategies.get(&call.row);
+    let gone = released(&next) && !strategy.is_some_and(|s| s.holds_deletion(&next));
+    let claims = match strategy {
+        Some(strategy) => {
+            let wanted = if gone { None } else { Some(&mut next) };
+            strategy.allocate(&prepare::context(server, call, moment), wanted, Some(old))?
+        }
+        None => Vec::new(),
+    };
+    if !gone {
+        // Compared without the version, which only a commit gives.
+        let version = meta::remove(&mut next, "resourceVersion");
+        let unchanged = same_but_version(&next, old);
+        if options.dry_run {
+            if let Some(version) = version {
+                meta::metadata_mut(&mut next).insert("resourceVersion".to_owned(), version);
+            }
+            return Ok(Some(Stored::Dry(next)));
+        }
+        if unchanged {
+            return Ok(Some(Stored::Entry(entry.clone())));
+        }
+    } else if options.dry_run {
+        return Ok(Some(Stored::Dry(next)));
+    }
+    let key = key_of(call, &call.info.name);
+    let op = if gone {
+        Op::Delete { key: key.clone() }
+    } else {
+        let stored = crate::strategy::convert::to_storage(&call.row, next);
+        Op::Put { key: key.clone(), value: encode(&stored) }
+    };
+    let mut txn = Txn {
+        compares: vec![Compare { key, expect: Expect::ModRevision(entry.mod_revision) }],
+        ops: vec![op],
+        durability: durability(server, call),
+    };
+    for (compare, op) in claims {
+        txn.compares.extend(compare);
+        txn.ops.push(op);
+    }
+    match server.view.store().commit(txn).await.map_err(crate::error::from_store)? {
+        Outcome::Committed { entries, .. } => {
+            let entry = entries.into_iter().next().flatten();
+            entry.map(|e| Some(Stored::Entry(e))).ok_or_else(|| StatusError::internal("commit left no entry"))
+        }
+        Outcome::Failed { .. } => Ok(None),
+    }
+}
+
+/// An object marked for deletion goes when its last finalizer does and no grace is left.
+fn released(object: &Value) -> bool {
+    let grace = meta::at(object, &["metadata", "deletionGracePeriodSeconds"]).and_then(Value::as_i64).unwrap_or(0);
+    meta::is_deleting(object) && grace == 0 && meta::finalizers(object).is_empty()
+}
+
+fn same_but_version(next: &Value, old: &Value) -> bool {
+    let (Some(next), Some(old)) = (next.as_object(), old.as_object()) else { return false };
+    next.len() == old.len()
+        && next.iter().all(|(key, value)| match (key.as_str(), value, old.get(key)) {
+            ("metadata", Value::Object(new), Some(Value::Object(old))) => {
+                new.iter().all(|(k, v)| old.get(k) == Some(v))
+                    && old.keys().all(|k| k == "resourceVersion" || new.contains_key(k))
+            }
+            (_, value, before) => before == Some(value),
+        })
+}

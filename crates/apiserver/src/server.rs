@@ -1,0 +1,287 @@
+//! The request pipeline: who → what → may they → limits → dispatch → answer. One function, one layer a line.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use apimachinery::resource::{ResourceRow, ResourceTable};
+use apimachinery::status::{Result, StatusError};
+use bytes::Bytes;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use http::request::Parts;
+use http::{HeaderMap, header};
+use http_body_util::{BodyExt as _, Limited};
+use parking_lot::RwLock;
+use rustls::pki_types::CertificateDer;
+use tokio::sync::Semaphore;
+
+use crate::admission::Chain;
+use crate::authn::{Authenticator, Credentials};
+use crate::authz::{Authorizer, Decision};
+use crate::http::negotiate::{self, Accepted};
+use crate::http::parse::request_info;
+use crate::http::query::Query;
+use crate::http::{Body, BoxError, Response, respond};
+use crate::metrics::Metrics;
+use crate::object::ObjectStore;
+use crate::proxy::Dialer;
+use crate::request::{RequestInfo, UserInfo};
+use crate::strategy::{Settings, Strategies};
+use crate::view::View;
+use crate::{health, nonresource, registry};
+
+/// Upstream's limit on request bodies.
+pub const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
+/// Upstream's `--request-timeout`; watches, logs and other streams are exempt.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// Upstream's `--max-requests-inflight` and `--max-mutating-requests-inflight`.
+const MAX_READS: usize = 400;
+const MAX_WRITES: usize = 200;
+
+/// Who sends a request.
+#[derive(Clone)]
+pub enum Caller {
+    /// A component of this process; its identity was fixed when its transport was made.
+    Known(Arc<UserInfo>),
+    /// A client on the network, with the certificates of its TLS connection, already verified against the client CA.
+    Remote { certificates: Option<Arc<Vec<CertificateDer<'static>>>> },
+}
+
+/// What a server is made of.
+pub struct Components {
+    pub store: ObjectStore,
+    pub table: ResourceTable,
+    pub authenticator: Arc<Authenticator>,
+    pub authorizer: Arc<Authorizer>,
+    pub admission: Chain,
+    pub strategies: Strategies,
+    pub settings: Settings,
+    pub dialer: Dialer,
+    pub version: nonresource::Version,
+}
+
+pub struct Inner {
+    pub view: View,
+    table: RwLock<Arc<ResourceTable>>,
+    pub authenticator: Arc<Authenticator>,
+    pub authorizer: Arc<Authorizer>,
+    pub admission: Chain,
+    pub strategies: Strategies,
+    pub settings: Settings,
+    /// How to reach kubelets and pods.
+    pub dialer: Dialer,
+    pub version: nonresource::Version,
+    pub metrics: Metrics,
+    pub health: health::Health,
+    pub documents: nonresource::Documents,
+    reads: Semaphore,
+    writes: Semaphore,
+}
+
+/// The API server. Cloning shares it.
+#[derive(Clone)]
+pub struct ApiServer {
+    inner: Arc<Inner>,
+}
+
+impl std::ops::Deref for ApiServer {
+    type Target = Inner;
+    fn deref(&self) -> &Inner {
+        &self.inner
+    }
+}
+
+/// One authorised request for a resource, on its way through the registry.
+pub struct Call {
+    pub user: Arc<UserInfo>,
+    pub info: RequestInfo,
+    pub row: Arc<ResourceRow>,
+    pub query: Query,
+    pub accepted: Accepted,
+    pub head: Parts,
+    pub warnings: Vec<String>,
+}
+
+impl Call {
+    pub fn header(&self, name: header::HeaderName) -> Option<&str> {
+        header_text(&self.head.headers, name)
+    }
+}
+
+impl ApiServer {
+    pub fn new(parts: Components) -> Self {
+        let inner = Inner {
+            view: View::new(parts.store),
+            table: RwLock::new(Arc::new(parts.table)),
+            authenticator: parts.authenticator,
+            authorizer: parts.authorizer,
+            admission: parts.admission,
+            strategies: parts.strategies,
+            settings: parts.settings,
+            dialer: parts.dialer,
+            version: parts.version,
+            metrics: Metrics::default(),
+            health: health::Health::default(),
+            documents: nonresource::Documents::default(),
+            reads: Semaphore::new(MAX_READS),
+            writes: Semaphore::new(MAX_WRITES),
+        };
+        ApiServer { inner: Arc::new(inner) }
+    }
+
+    /// The rows now served.
+    pub fn table(&self) -> Arc<ResourceTable> {
+        self.inner.table.read().clone()
+    }
+
+    /// Answers one request. Never fails and never panics: a panic below is a bug, answered as an internal error.
+    pub async fn handle<B>(&self, request: http::Request<B>, caller: Caller) -> Response
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let request = request.map(|body| body.map_err(into_box::<B>).boxed_unsync());
+        // Boxed as a trait object here, so that the pipeline is compiled once and not for each kind of body.
+        let answer: BoxFuture<'static, Response> = Box::pin(self.clone().answer(request, caller));
+        match AssertUnwindSafe(answer).catch_unwind().await {
+            Ok(response) => response,
+            Err(_) => respond::error(&StatusError::internal("the request made the server panic; this is a bug")),
+        }
+    }
+
+    async fn answer(self, request: http::Request<Body>, caller: Caller) -> Response {
+        let started = Instant::now();
+        let (head, body) = request.into_parts();
+        let query = Query::parse(head.uri.query().unwrap_or_default());
+        let info = request_info(&head.method, head.uri.path(), &query);
+        let audit_id = header_text(&head.headers, header::HeaderName::from_static("audit-id")).map(str::to_owned);
+        let label = self.metrics.label(&info);
+        let mut response = match self.checked(head, body, query, info, caller).await {
+            Ok(response) => response,
+            Err(error) => respond::error(&error),
+        };
+        let audit_id = audit_id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+        if let Ok(value) = audit_id.parse() {
+            response.headers_mut().insert("audit-id", value);
+        }
+        self.metrics.observe(label, response.status().as_u16(), started.elapsed());
+        response
+    }
+
+    async fn checked(
+        &self,
+        head: Parts,
+        body: Body,
+        query: Query,
+        info: RequestInfo,
+        caller: Caller,
+    ) -> Result<Response> {
+        let user = self.authenticate(&head.headers, &caller)?;
+        let user = self.impersonate(user, &head.headers)?;
+        self.authorize(&user, &info)?;
+        if !info.is_resource {
+            return nonresource::answer(self, &head, &info).await;
+        }
+        let row = self.find_row(&info)?;
+        let streams = is_long_running(&info);
+        let _slot = if streams { None } else { Some(self.slot(&info.verb)?) };
+        let accepted = if is_connect(&info) {
+            Accepted { encoding: negotiate::Encoding::Json, shape: negotiate::Shape::Object }
+        } else {
+            negotiate::accept(header_text(&head.headers, header::ACCEPT))?
+        };
+        let call = Call { user, info, row, query, accepted, head, warnings: Vec::new() };
+        let work = Box::pin(registry::dispatch(self, call, body));
+        if streams {
+            return work.await;
+        }
+        match tokio::time::timeout(REQUEST_TIMEOUT, work).await {
+            Ok(answer) => answer,
+            Err(_) => Err(StatusError::timeout("request did not complete within the allotted timeout", 0)),
+        }
+    }
+
+    fn authenticate(&self, headers: &HeaderMap, caller: &Caller) -> Result<Arc<UserInfo>> {
+        match caller {
+            Caller::Known(user) => Ok(user.clone()),
+            Caller::Remote { certificates } => {
+                let credentials = Credentials {
+                    peer: certificates.as_deref().map(Vec::as_slice),
+                    bearer: header_text(headers, header::AUTHORIZATION).and_then(bearer_token),
+                    now: now_seconds(),
+                };
+                self.authenticator.authenticate(&credentials).map(Arc::new)
+            }
+        }
+    }
+
+    /// Acts as another user where the caller asks for that and may.
+    fn impersonate(&self, user: Arc<UserInfo>, headers: &HeaderMap) -> Result<Arc<UserInfo>> {
+        if !headers.keys().any(|k| k.as_str().starts_with("impersonate-")) {
+            return Ok(user);
+        }
+        crate::authn::impersonate(&self.authorizer, &user, headers).map(Arc::new)
+    }
+
+    fn authorize(&self, user: &UserInfo, info: &RequestInfo) -> Result<()> {
+        match self.authorizer.authorize(user, info) {
+            Decision::Allow { .. } => Ok(()),
+            Decision::NoOpinion { reason } | Decision::Deny { reason } => {
+                Err(crate::authz::forbidden(user, info, &reason))
+            }
+        }
+    }
+
+    fn find_row(&self, info: &RequestInfo) -> Result<Arc<ResourceRow>> {
+        self.table().get(&info.group, &info.version, &info.resource).cloned().ok_or_else(StatusError::no_such_path)
+    }
+
+    fn slot(&self, verb: &str) -> Result<tokio::sync::SemaphorePermit<'_>> {
+        let pool = if matches!(verb, "get" | "list") { &self.reads } else { &self.writes };
+        pool.try_acquire().map_err(|_| StatusError::too_many_requests("Too many requests, please try again later.", 1))
+    }
+}
+
+fn into_box<B>(error: B::Error) -> BoxError
+where
+    B: http_body::Body<Error: Into<BoxError>>,
+{
+    error.into()
+}
+
+/// Reads a body of at most upstream's limit.
+pub async fn collect(body: Body) -> Result<Bytes> {
+    // Named and boxed: the compiler cannot prove the anonymous future `Send` for every lifetime of the error's box.
+    let whole: BoxFuture<'static, _> = Box::pin(Limited::new(body, MAX_BODY_BYTES).collect());
+    match whole.await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+            Err(StatusError::request_too_large(format!("limit is {MAX_BODY_BYTES}")))
+        }
+        Err(error) => Err(StatusError::bad_request(format!("unable to read the request body: {error}"))),
+    }
+}
+
+/// Subresources that connect to something else and stream.
+pub fn is_connect(info: &RequestInfo) -> bool {
+    matches!(info.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy")
+}
+
+fn is_long_running(info: &RequestInfo) -> bool {
+    info.verb == "watch" || is_connect(info)
+}
+
+pub fn header_text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
+    headers.get(name).and_then(|v| v.to_str().ok())
+}
+
+fn bearer_token(authorization: &str) -> Option<&str> {
+    let (scheme, token) = authorization.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim()).filter(|t| !t.is_empty())
+}
+
+/// Seconds since the epoch.
+pub fn now_seconds() -> i64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64)
+}

@@ -1,0 +1,39 @@
+//! Nodes.
+
+use std::sync::Arc;
+
+use apimachinery::field::{Error, ErrorList};
+use apimachinery::status::Result;
+use apimachinery::{Value, meta};
+
+use super::common::path_of;
+use super::{Context, Family, Part, Strategy};
+
+pub fn strategies() -> Family {
+    vec![("", "nodes", Arc::new(Nodes))]
+}
+
+struct Nodes;
+
+impl Strategy for Nodes {
+    fn counts_generation(&self) -> bool {
+        false
+    }
+
+    fn validate(&self, _cx: &Context<'_>, _part: Part, object: &Value, old: Option<&Value>) -> ErrorList {
+        let mut errors = ErrorList::new();
+        // Set once, by the node or the address controller: pods have addresses from it.
+        for path in [["spec", "podCIDR"], ["spec", "podCIDRs"], ["spec", "providerID"]] {
+            let before = old.and_then(|old| meta::at(old, &path));
+            if before.is_some() && meta::at(object, &path) != before {
+                let why = "node updates may not change podCIDR except from \"\" to valid";
+                errors.push(Error::forbidden(&path_of(&path), why));
+            }
+        }
+        errors
+    }
+
+    fn connect(&self, ask: &super::connect::Ask<'_>) -> Result<super::connect::Connection> {
+        super::connect::node(ask)
+    }
+}

@@ -1,0 +1,220 @@
+//! Kinds with one or two peculiarities each.
+
+use std::sync::Arc;
+
+use apimachinery::field::{Error, ErrorList, Path};
+use apimachinery::status::Result;
+use apimachinery::{Value, meta, names};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::json;
+
+use super::common::{immutable, path_of};
+use super::{Context, Family, Part, Posted, Services, Strategy};
+
+pub fn strategies(services: &Arc<Services>) -> Family {
+    let plain = |group, plural, traits: Traits| {
+        let strategy: Arc<dyn Strategy> = Arc::new(Plain(traits));
+        (group, plural, strategy)
+    };
+    let uncounted = Traits::default();
+    let upserted = Traits { upsert: true, ..uncounted };
+    let mut family: Family = vec![
+        ("", "configmaps", Arc::new(Config { secret: false })),
+        ("", "secrets", Arc::new(Config { secret: true })),
+        ("", "serviceaccounts", Arc::new(ServiceAccounts(services.clone()))),
+        plain("coordination.k8s.io", "leases", Traits { volatile: true, ..upserted }),
+        plain("", "endpoints", upserted),
+        plain("", "limitranges", upserted),
+        plain("", "resourcequotas", Traits { returns: true, ..uncounted }),
+        plain("", "persistentvolumes", Traits { returns: true, ..uncounted }),
+        plain("", "persistentvolumeclaims", Traits { returns: true, ..uncounted }),
+        plain("certificates.k8s.io", "certificatesigningrequests", uncounted),
+        plain("networking.k8s.io", "ipaddresses", uncounted),
+        plain("networking.k8s.io", "servicecidrs", uncounted),
+        plain("storage.k8s.io", "csinodes", uncounted),
+        plain("storage.k8s.io", "csidrivers", uncounted),
+        plain("storage.k8s.io", "volumeattachments", uncounted),
+        plain("apiregistration.k8s.io", "apiservices", uncounted),
+        plain("autoscaling", "horizontalpodautoscalers", uncounted),
+        plain("resource.k8s.io", "resourceclaims", uncounted),
+        plain("resource.k8s.io", "resourceclaimtemplates", uncounted),
+    ];
+    // A StorageClass says where volumes come from; those that exist would no longer be true to it.
+    family.push((
+        "storage.k8s.io",
+        "storageclasses",
+        Arc::new(Fixed(&[&["parameters"], &["provisioner"], &["reclaimPolicy"]])),
+    ));
+    family.push(("scheduling.k8s.io", "priorityclasses", Arc::new(Fixed(&[&["value"], &["preemptionPolicy"]]))));
+    family.push(("node.k8s.io", "runtimeclasses", Arc::new(Fixed(&[&["handler"]]))));
+    family
+}
+
+/// What distinguishes kinds without rules of their own. None counts generations.
+#[derive(Clone, Copy, Default)]
+struct Traits {
+    volatile: bool,
+    upsert: bool,
+    returns: bool,
+}
+
+struct Plain(Traits);
+
+impl Strategy for Plain {
+    fn counts_generation(&self) -> bool {
+        false
+    }
+
+    fn volatile(&self) -> bool {
+        self.0.volatile
+    }
+
+    fn allows_create_on_update(&self) -> bool {
+        self.0.upsert
+    }
+
+    fn returns_deleted_object(&self) -> bool {
+        self.0.returns
+    }
+}
+
+/// Kinds whose listed top-level fields never change.
+struct Fixed(&'static [&'static [&'static str]]);
+
+impl Strategy for Fixed {
+    fn counts_generation(&self) -> bool {
+        false
+    }
+
+    fn validate(&self, _cx: &Context<'_>, _part: Part, object: &Value, old: Option<&Value>) -> ErrorList {
+        let mut errors = ErrorList::new();
+        if let Some(old) = old {
+            self.0.iter().for_each(|path| immutable(object, old, path, &mut errors));
+        }
+        errors
+    }
+}
+
+/// Upstream's `MaxSecretSize`, for both kinds.
+const MAX_DATA_BYTES: usize = 1024 * 1024;
+
+/// ConfigMap and Secret.
+struct Config {
+    secret: bool,
+}
+
+impl Strategy for Config {
+    fn default(&self, object: &mut Value) {
+        if !self.secret {
+            return;
+        }
+        // Write-only convenience: plain text that becomes data.
+        let plain = object.as_object_mut().and_then(|map| map.remove("stringData"));
+        for (key, text) in plain.as_ref().and_then(Value::as_object).into_iter().flatten() {
+            let encoded = STANDARD.encode(text.as_str().unwrap_or_default());
+            meta::map_mut(object, "data").insert(key.clone(), json!(encoded));
+        }
+    }
+
+    fn counts_generation(&self) -> bool {
+        false
+    }
+
+    fn validate(&self, _cx: &Context<'_>, _part: Part, object: &Value, old: Option<&Value>) -> ErrorList {
+        let mut errors = ErrorList::new();
+        let mut size = 0;
+        for list in ["data", "binaryData"] {
+            for (key, value) in object.get(list).and_then(Value::as_object).into_iter().flatten() {
+                let at = Path::new(list).key(key);
+                errors.extend(names::config_map_key(key).iter().map(|p| Error::invalid(&at, &json!(key), p)));
+                if list == "binaryData" && object.get("data").is_some_and(|d| d.get(key).is_some()) {
+                    let why = "duplicate of key present in data";
+                    errors.push(Error::invalid(&at, &json!(key), why));
+                }
+                let length = value.as_str().map_or(0, str::len);
+                size += if self.secret || list == "binaryData" { length / 4 * 3 } else { length };
+            }
+        }
+        if size > MAX_DATA_BYTES {
+            let path = if self.secret { Path::new("data") } else { Path::root() };
+            errors.push(Error::too_long(&path, MAX_DATA_BYTES));
+        }
+        if let Some(old) = old {
+            self.validate_update(object, old, &mut errors);
+        } else if self.secret {
+            validate_secret_type(object, &mut errors);
+        }
+        errors
+    }
+}
+
+impl Config {
+    fn validate_update(&self, object: &Value, old: &Value, errors: &mut ErrorList) {
+        if self.secret {
+            immutable(object, old, &["type"], errors);
+        }
+        if old.get("immutable").and_then(Value::as_bool) != Some(true) {
+            return;
+        }
+        let why = "field is immutable when `immutable` is set";
+        if object.get("immutable").and_then(Value::as_bool) != Some(true) {
+            errors.push(Error::forbidden(&Path::new("immutable"), why));
+        }
+        for key in ["data", "binaryData"] {
+            if object.get(key) != old.get(key) {
+                errors.push(Error::forbidden(&Path::new(key), why));
+            }
+        }
+    }
+}
+
+/// What each built-in secret type must hold.
+fn validate_secret_type(object: &Value, errors: &mut ErrorList) {
+    let needs: &[&str] = match meta::str_at(object, &["type"]) {
+        "kubernetes.io/dockercfg" => &[".dockercfg"],
+        "kubernetes.io/dockerconfigjson" => &[".dockerconfigjson"],
+        "kubernetes.io/ssh-auth" => &["ssh-privatekey"],
+        "kubernetes.io/tls" => &["tls.crt", "tls.key"],
+        "kubernetes.io/service-account-token" => {
+            if meta::annotation(object, "kubernetes.io/service-account.name").is_none_or(str::is_empty) {
+                let path = path_of(&["metadata", "annotations"]).key("kubernetes.io/service-account.name");
+                errors.push(Error::required(&path, ""));
+            }
+            &[]
+        }
+        "kubernetes.io/basic-auth" => {
+            let has = |key: &str| object.get("data").is_some_and(|d| d.get(key).is_some());
+            if !has("username") && !has("password") {
+                errors.push(Error::required(&Path::new("data").key("username"), ""));
+                errors.push(Error::required(&Path::new("data").key("password"), ""));
+            }
+            &[]
+        }
+        _ => &[],
+    };
+    for key in needs {
+        if object.get("data").is_none_or(|d| d.get(*key).is_none()) {
+            errors.push(Error::required(&Path::new("data").key(key), ""));
+        }
+    }
+}
+
+/// Service accounts: their `token` subresource answers a TokenRequest.
+struct ServiceAccounts(Arc<Services>);
+
+impl Strategy for ServiceAccounts {
+    fn counts_generation(&self) -> bool {
+        false
+    }
+
+    fn returns_deleted_object(&self) -> bool {
+        true
+    }
+
+    fn post(&self, cx: &Context<'_>, subresource: &str, object: &Value, sent: &Value) -> Result<Posted> {
+        debug_assert_eq!(subresource, "token");
+        let answer = super::reviews::token(&self.0, cx, object, sent)?;
+        Ok(Posted::Answer(answer))
+    }
+}

@@ -1,0 +1,277 @@
+//! Kinds with a pod template: Deployment, ReplicaSet, ReplicationController, StatefulSet, DaemonSet, Job, CronJob, PodTemplate.
+
+use std::sync::Arc;
+
+use apimachinery::field::{Error, ErrorList, Path};
+use apimachinery::selector::label::LabelSelector;
+use apimachinery::{Value, meta};
+use serde_json::json;
+
+use super::common::{immutable, path_of, set_default};
+use super::{Context, Family, Part, Strategy, pod};
+
+pub fn strategies() -> Family {
+    let apps = |plural: &'static str, fixed: &'static [&'static [&'static str]]| {
+        let strategy: Arc<dyn Strategy> = Arc::new(Workload { fixed, restarts: &["Always"] });
+        ("apps", plural, strategy)
+    };
+    vec![
+        apps("deployments", &[&["spec", "selector"]]),
+        apps("replicasets", &[&["spec", "selector"]]),
+        apps("daemonsets", &[&["spec", "selector"]]),
+        apps("statefulsets", &[]),
+        ("", "replicationcontrollers", Arc::new(Controller)),
+        ("", "podtemplates", Arc::new(Template)),
+        ("batch", "jobs", Arc::new(Job)),
+        ("batch", "cronjobs", Arc::new(CronJob)),
+    ]
+}
+
+const TEMPLATE: [&str; 2] = ["spec", "template"];
+
+fn default_template(template: Option<&mut Value>) {
+    if let Some(spec) = template.and_then(|t| t.get_mut("spec")) {
+        pod::default_spec(spec);
+    }
+}
+
+fn template_mut(object: &mut Value) -> Option<&mut Value> {
+    object.get_mut("spec")?.get_mut("template")
+}
+
+/// The selector must exist and match the template's labels; the template must be a valid pod.
+fn validate_template(object: &Value, restarts: &[&str], errors: &mut ErrorList) {
+    let path = path_of(&TEMPLATE);
+    let template = meta::at(object, &TEMPLATE).unwrap_or(&Value::Null);
+    if let Some(selector) = meta::at(object, &["spec", "selector"]) {
+        validate_selector(object, selector, template, errors);
+    } else {
+        errors.push(Error::required(&path_of(&["spec", "selector"]), ""));
+    }
+    let policy = template.get("spec").and_then(|s| s.get("restartPolicy")).cloned().unwrap_or_default();
+    if !restarts.iter().any(|r| policy == *r) {
+        errors.push(Error::not_supported(&path.child("spec").child("restartPolicy"), &policy, restarts));
+    }
+    pod::validate_template(template, &path, errors);
+}
+
+fn validate_selector(object: &Value, selector: &Value, template: &Value, errors: &mut ErrorList) {
+    let at = path_of(&["spec", "selector"]);
+    let structured = meta::str_at(object, &["kind"]) != "ReplicationController";
+    let wrapped = if structured { selector.clone() } else { json!({ "matchLabels": selector }) };
+    let Ok(parsed) = LabelSelector::from_value(&wrapped) else {
+        errors.push(Error::invalid(&at, selector, "invalid label selector"));
+        return;
+    };
+    if parsed.is_empty() {
+        let why = "empty selector is invalid for deployment";
+        let kind = meta::str_at(object, &["kind"]).to_lowercase();
+        errors.push(Error::invalid(&at, selector, &why.replace("deployment", &kind)));
+    }
+    let labels = meta::at(template, &["metadata", "labels"]);
+    if !parsed.matches_map(labels) {
+        let field = path_of(&["spec", "template", "metadata", "labels"]);
+        let why = "`selector` does not match template `labels`";
+        errors.push(Error::invalid(&field, labels.unwrap_or(&Value::Null), why));
+    }
+}
+
+/// The four of `apps/v1`.
+struct Workload {
+    /// Paths that never change.
+    fixed: &'static [&'static [&'static str]],
+    restarts: &'static [&'static str],
+}
+
+impl Strategy for Workload {
+    fn default(&self, object: &mut Value) {
+        default_template(template_mut(object));
+    }
+
+    fn validate(&self, _cx: &Context<'_>, part: Part, object: &Value, old: Option<&Value>) -> ErrorList {
+        let mut errors = ErrorList::new();
+        if part == Part::Status {
+            return errors;
+        }
+        validate_template(object, self.restarts, &mut errors);
+        if let Some(old) = old {
+            for path in self.fixed {
+                immutable(object, old, path, &mut errors);
+            }
+            if meta::str_at(object, &["kind"]) == "StatefulSet" {
+                validate_stateful(object, old, &mut errors);
+            }
+        }
+        validate_rolling(object, &mut errors);
+        errors
+    }
+}
+
+/// Both bounds of a rolling update at zero would never move.
+fn validate_rolling(object: &Value, errors: &mut ErrorList) {
+    let path = ["spec", "strategy", "rollingUpdate"];
+    let Some(rolling) = meta::at(object, &path) else { return };
+    let zero = |key: &str| rolling.get(key).is_some_and(|v| *v == json!(0) || *v == json!("0%"));
+    if zero("maxUnavailable") && zero("maxSurge") {
+        let at = path_of(&path).child("maxUnavailable");
+        errors.push(Error::invalid(&at, &rolling["maxUnavailable"], "may not be 0 when `maxSurge` is 0"));
+    }
+    if meta::str_at(object, &["spec", "strategy", "type"]) == "Recreate" {
+        let why = "may not be specified when strategy `type` is 'Recreate'";
+        errors.push(Error::forbidden(&path_of(&path), why));
+    }
+}
+
+fn validate_stateful(object: &Value, old: &Value, errors: &mut ErrorList) {
+    const FREE: [&str; 7] = [
+        "replicas",
+        "ordinals",
+        "template",
+        "updateStrategy",
+        "revisionHistoryLimit",
+        "persistentVolumeClaimRetentionPolicy",
+        "minReadySeconds",
+    ];
+    let strip = |object: &Value| {
+        let mut spec = object["spec"].clone();
+        if let Some(map) = spec.as_object_mut() {
+            map.retain(|key, _| !FREE.contains(&key.as_str()));
+        }
+        spec
+    };
+    if strip(object) != strip(old) {
+        let why = "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden";
+        errors.push(Error::forbidden(&Path::new("spec"), why));
+    }
+}
+
+/// ReplicationController: the selector is a plain map and comes from the template when absent.
+struct Controller;
+
+impl Strategy for Controller {
+    fn default(&self, object: &mut Value) {
+        default_template(template_mut(object));
+        let labels = meta::at(object, &["spec", "template", "metadata", "labels"]).cloned();
+        let Some(labels) = labels else { return };
+        if let Some(spec) = object.get_mut("spec") {
+            let empty = spec.get("selector").and_then(Value::as_object).is_none_or(|m| m.is_empty());
+            if empty {
+                spec["selector"] = labels.clone();
+            }
+        }
+        let metadata = meta::metadata_mut(object);
+        let empty = metadata.get("labels").and_then(Value::as_object).is_none_or(|m| m.is_empty());
+        if empty {
+            metadata.insert("labels".to_owned(), labels);
+        }
+    }
+
+    fn validate(&self, _cx: &Context<'_>, part: Part, object: &Value, _old: Option<&Value>) -> ErrorList {
+        let mut errors = ErrorList::new();
+        if part != Part::Status {
+            validate_template(object, &["Always"], &mut errors);
+        }
+        errors
+    }
+
+    fn default_orphans(&self) -> bool {
+        true
+    }
+}
+
+struct Template;
+
+impl Strategy for Template {
+    fn default(&self, object: &mut Value) {
+        default_template(object.get_mut("template"));
+    }
+
+    fn returns_deleted_object(&self) -> bool {
+        true
+    }
+}
+
+struct Job;
+
+/// Labels by which a job finds its pods, in the older and the newer form.
+const JOB_LABELS: [(&str, bool); 4] = [
+    ("batch.kubernetes.io/controller-uid", true),
+    ("controller-uid", true),
+    ("batch.kubernetes.io/job-name", false),
+    ("job-name", false),
+];
+
+impl Strategy for Job {
+    fn default(&self, object: &mut Value) {
+        default_template(template_mut(object));
+        let Some(spec) = object.get_mut("spec") else { return };
+        if spec.get("completions").is_none() && spec.get("parallelism").is_none() {
+            set_default(spec, "completions", 1);
+        }
+        set_default(spec, "parallelism", 1);
+    }
+
+    fn prepare_create(&self, _cx: &Context<'_>, object: &mut Value) {
+        if object["spec"]["manualSelector"] == json!(true) {
+            return;
+        }
+        let (uid, name) = (meta::uid(object).to_owned(), meta::name(object).to_owned());
+        let Some(template) = template_mut(object) else { return };
+        let metadata = meta::metadata_mut(template);
+        let labels = metadata.entry("labels").or_insert_with(|| json!({}));
+        for (key, by_uid) in JOB_LABELS {
+            labels[key] = json!(if by_uid { &uid } else { &name });
+        }
+        object["spec"]["selector"] = json!({"matchLabels": {JOB_LABELS[0].0: uid}});
+    }
+
+    fn validate(&self, _cx: &Context<'_>, part: Part, object: &Value, old: Option<&Value>) -> ErrorList {
+        let mut errors = ErrorList::new();
+        if part == Part::Status {
+            return errors;
+        }
+        match old {
+            None => validate_template(object, &["OnFailure", "Never"], &mut errors),
+            Some(old) => {
+                let suspended = old["spec"]["suspend"] == json!(true);
+                if object["spec"]["completionMode"] != "Indexed" {
+                    immutable(object, old, &["spec", "completions"], &mut errors);
+                }
+                immutable(object, old, &["spec", "selector"], &mut errors);
+                immutable(object, old, &["spec", "completionMode"], &mut errors);
+                if !suspended {
+                    immutable(object, old, &TEMPLATE, &mut errors);
+                }
+            }
+        }
+        errors
+    }
+
+    fn default_orphans(&self) -> bool {
+        true
+    }
+}
+
+struct CronJob;
+
+impl Strategy for CronJob {
+    fn default(&self, object: &mut Value) {
+        let template = object.get_mut("spec").and_then(|s| s.get_mut("jobTemplate")).and_then(|t| t.get_mut("spec"));
+        let Some(spec) = template else { return };
+        if spec.get("completions").is_none() && spec.get("parallelism").is_none() {
+            set_default(spec, "completions", 1);
+        }
+        set_default(spec, "parallelism", 1);
+        default_template(spec.get_mut("template"));
+    }
+
+    fn validate(&self, _cx: &Context<'_>, part: Part, object: &Value, _old: Option<&Value>) -> ErrorList {
+        let mut errors = ErrorList::new();
+        if part != Part::Status {
+            let path = path_of(&["spec", "jobTemplate", "spec", "template"]);
+            let template = meta::at(object, &["spec", "jobTemplate", "spec", "template"]).unwrap_or(&Value::Null);
+            pod::validate_template(template, &path, &mut errors);
+        }
+        errors
+    }
+}

@@ -1,0 +1,254 @@
+//! Configuration: flags with the names k3s users know, and a file of the same keys.
+
+use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use serde_json::Value;
+
+use crate::host;
+use crate::logging::LogFormat;
+
+const DEFAULT_FILE: &str = "/etc/coxswain/config.yaml";
+
+#[derive(Args, Debug)]
+#[command(args_override_self = true)]
+pub struct ServerArgs {
+    /// File of these same keys (`data-dir: /srv/coxswain`); flags win [default: /etc/coxswain/config.yaml if it exists]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where all state is kept
+    #[arg(long, default_value = "/var/lib/coxswain")]
+    data_dir: PathBuf,
+    /// Address to listen on
+    #[arg(long, default_value = "0.0.0.0")]
+    bind_address: IpAddr,
+    #[arg(long, default_value_t = 6443)]
+    https_listen_port: u16,
+    /// Name of this node [default: the host's name]
+    #[arg(long)]
+    node_name: Option<String>,
+    /// Address of this node [default: the source address of the default route]
+    #[arg(long)]
+    node_ip: Option<IpAddr>,
+    /// Network of pods
+    #[arg(long, default_value = "10.42.0.0/16")]
+    cluster_cidr: String,
+    /// Network of services
+    #[arg(long, default_value = "10.43.0.0/16")]
+    service_cidr: String,
+    /// Address of the cluster's DNS [default: the tenth address of the service network]
+    #[arg(long)]
+    cluster_dns: Option<Ipv4Addr>,
+    #[arg(long, default_value = "cluster.local")]
+    cluster_domain: String,
+    /// Where state is stored: `embedded`, or `memory` for a throw-away cluster
+    #[arg(long, default_value = "embedded")]
+    datastore_endpoint: String,
+    /// Socket of the container runtime [default: start the installed containerd]
+    #[arg(long)]
+    container_runtime_endpoint: Option<String>,
+    /// Where to write the administrator's kubeconfig [default: <data-dir>/kubeconfig.yaml]
+    #[arg(long)]
+    write_kubeconfig: Option<PathBuf>,
+    /// Run no node here: control plane only
+    #[arg(long)]
+    disable_agent: bool,
+    /// Leave out a part: `controllers`, `scheduler`, `kube-proxy`, `dns`; may be repeated
+    #[arg(long, value_delimiter = ',')]
+    disable: Vec<String>,
+    /// Secret with which agents join [default: made at first start, kept in <data-dir>/token]
+    #[arg(long, env = "COXSWAIN_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// Further name or address for the server's certificate; may be repeated
+    #[arg(long, value_delimiter = ',')]
+    tls_san: Vec<String>,
+    /// Image of pod sandboxes
+    #[arg(long, default_value = "registry.k8s.io/pause:3.10")]
+    pause_image: String,
+    /// Level, or filter by module: `info,apiserver=debug`
+    #[arg(long, default_value = "info")]
+    log_level: String,
+    #[arg(long, value_enum, default_value = "text")]
+    log_format: LogFormat,
+}
+
+#[derive(Args, Debug)]
+pub struct CheckArgs {
+    /// Data folder that the server would use
+    #[arg(long, default_value = "/var/lib/coxswain")]
+    pub data_dir: PathBuf,
+}
+
+/// The parts that `--disable` knows.
+const PARTS: [&str; 4] = ["controllers", "scheduler", "kube-proxy", "dns"];
+
+/// A server's settings, checked and complete.
+#[derive(Clone, Debug)]
+pub struct Server {
+    pub data_dir: PathBuf,
+    pub bind_address: IpAddr,
+    pub port: u16,
+    pub node_name: String,
+    pub node_ip: IpAddr,
+    pub cluster_cidr: String,
+    pub service_cidr: String,
+    /// First address of the service network: the API server's own service.
+    pub service_ip: Ipv4Addr,
+    pub cluster_dns: Ipv4Addr,
+    pub cluster_domain: String,
+    pub in_memory: bool,
+    pub runtime_endpoint: Option<String>,
+    pub kubeconfig: PathBuf,
+    pub agent: bool,
+    pub disabled: Vec<String>,
+    pub token: Option<String>,
+    pub tls_san: Vec<String>,
+    pub pause_image: String,
+    pub log_level: String,
+    pub log_format: LogFormat,
+}
+
+impl Server {
+    pub fn from_args(args: ServerArgs) -> Result<Self> {
+        let (base, bits) = parse_cidr("--service-cidr", &args.service_cidr)?;
+        parse_cidr("--cluster-cidr", &args.cluster_cidr)?;
+        if !(8..=28).contains(&bits) {
+            bail!("--service-cidr {}: the prefix must be between /8 and /28", args.service_cidr);
+        }
+        if let Some(part) = args.disable.iter().find(|p| !PARTS.contains(&p.as_str())) {
+            bail!("--disable {part}: unknown part, there are {}", PARTS.join(", "));
+        }
+        let in_memory = match args.datastore_endpoint.as_str() {
+            "embedded" => false,
+            "memory" => true,
+            other => bail!("--datastore-endpoint {other}: this version stores in `embedded` or `memory` only"),
+        };
+        let data_dir = std::path::absolute(&args.data_dir).context("--data-dir")?;
+        Ok(Server {
+            bind_address: args.bind_address,
+            port: args.https_listen_port,
+            node_name: args.node_name.unwrap_or_else(host::name).to_lowercase(),
+            node_ip: args.node_ip.unwrap_or_else(host::address),
+            cluster_cidr: args.cluster_cidr,
+            service_cidr: args.service_cidr,
+            service_ip: Ipv4Addr::from(u32::from(base) + 1),
+            cluster_dns: args.cluster_dns.unwrap_or_else(|| Ipv4Addr::from(u32::from(base) + 10)),
+            cluster_domain: args.cluster_domain,
+            in_memory,
+            runtime_endpoint: args.container_runtime_endpoint,
+            kubeconfig: args.write_kubeconfig.unwrap_or_else(|| data_dir.join("kubeconfig.yaml")),
+            agent: !args.disable_agent,
+            disabled: args.disable,
+            token: args.token,
+            tls_san: args.tls_san,
+            pause_image: args.pause_image,
+            log_level: args.log_level,
+            log_format: args.log_format,
+            data_dir,
+        })
+    }
+
+    pub fn enabled(&self, part: &str) -> bool {
+        !self.disabled.iter().any(|d| d == part)
+    }
+}
+
+/// Network address and prefix length; host bits must be zero.
+fn parse_cidr(flag: &str, text: &str) -> Result<(Ipv4Addr, u32)> {
+    let parsed =
+        text.split_once('/').and_then(|(base, bits)| Some((base.parse::<Ipv4Addr>().ok()?, bits.parse::<u32>().ok()?)));
+    match parsed {
+        Some((base, bits)) if bits <= 32 && u32::from(base).checked_shl(bits).unwrap_or(0) == 0 => Ok((base, bits)),
+        _ => bail!("{flag} {text}: not a network such as 10.43.0.0/16"),
+    }
+}
+
+/// Puts the keys of the configuration file before the flags, so that flags win.
+pub fn with_file(arguments: Vec<OsString>) -> Result<Vec<OsString>> {
+    if arguments.get(1).and_then(|a| a.to_str()) != Some("server") {
+        return Ok(arguments);
+    }
+    let given = file_flag(&arguments);
+    let path = given.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_FILE));
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if given.is_none() && error.kind() == std::io::ErrorKind::NotFound => return Ok(arguments),
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+    };
+    let mut all: Vec<OsString> = arguments[..2].to_vec();
+    all.extend(flags_of(&path, &text)?.into_iter().map(OsString::from));
+    all.extend_from_slice(&arguments[2..]);
+    Ok(all)
+}
+
+fn file_flag(arguments: &[OsString]) -> Option<PathBuf> {
+    let mut words = arguments.iter().filter_map(|a| a.to_str());
+    while let Some(word) = words.next() {
+        if word == "--config" {
+            return words.next().map(PathBuf::from);
+        }
+        if let Some(path) = word.strip_prefix("--config=") {
+            return Some(PathBuf::from(path));
+        }
+    }
+    None
+}
+
+fn flags_of(path: &Path, text: &str) -> Result<Vec<String>> {
+    let decoded =
+        apimachinery::schema::decode::from_yaml(text.as_bytes()).with_context(|| path.display().to_string())?;
+    let map = match &decoded.value {
+        Value::Null => return Ok(Vec::new()),
+        Value::Object(map) => map,
+        _ => bail!("{}: must be a map of keys like the flags", path.display()),
+    };
+    let mut flags = Vec::new();
+    for (key, value) in map {
+        match value {
+            Value::Bool(true) => flags.push(format!("--{key}")),
+            Value::Bool(false) | Value::Null => {}
+            Value::Array(items) => {
+                for item in items {
+                    flags.push(format!("--{key}={}", scalar(path, key, item)?));
+                }
+            }
+            other => flags.push(format!("--{key}={}", scalar(path, key, other)?)),
+        }
+    }
+    Ok(flags)
+}
+
+fn scalar(path: &Path, key: &str, value: &Value) -> Result<String> {
+    match value {
+        Value::String(text) => Ok(text.clone()),
+        Value::Number(number) => Ok(number.to_string()),
+        _ => bail!("{}: {key}: must be a text, a number or a list of these", path.display()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_keys_become_flags() {
+        let text = "data-dir: /srv/x\nhttps-listen-port: 7443\ntls-san: [a, b]\ndisable-agent: true\n";
+        let flags = flags_of(Path::new("f"), text).unwrap();
+        assert_eq!(
+            flags,
+            ["--data-dir=/srv/x", "--disable-agent", "--https-listen-port=7443", "--tls-san=a", "--tls-san=b"]
+        );
+        assert!(flags_of(Path::new("f"), "- 1").is_err());
+    }
+
+    #[test]
+    fn networks() {
+        assert!(parse_cidr("f", "10.43.0.0/16").is_ok());
+        for bad in ["10.43.0.1/16", "10.43.0.0", "x/16", "10.0.0.0/33"] {
+            assert!(parse_cidr("f", bad).is_err(), "{bad}");
+        }
+    }
+}

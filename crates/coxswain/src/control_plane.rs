@@ -1,0 +1,171 @@
+//! Makes the API server out of its parts, and starts the control plane's components on it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use apiserver::authn::{Authenticator, SigningKey, TokenSigner};
+use apiserver::authz::{Authorizer, aggregate};
+use apiserver::object::ObjectStore;
+use apiserver::proxy::Dialer;
+use apiserver::strategy::{Services, Settings, Strategies};
+use apiserver::view::View;
+use apiserver::{ApiServer, Components, Startup, admission, bootstrap, nonresource};
+use client::{ClientFactory as _, Informers};
+use rustls::RootCertStore;
+use rustls::server::WebPkiClientVerifier;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::GIT_VERSION;
+use crate::clients::InProcessClients;
+use crate::config::Server;
+use crate::pki::{Authority, KeyPairPem, Pki};
+
+/// Opens the store that the configuration names.
+pub fn open_store(config: &Server) -> Result<ObjectStore> {
+    if config.in_memory {
+        return Ok(ObjectStore::in_memory(store::Options::default()));
+    }
+    let dir = config.data_dir.join("db");
+    crate::files::private_dir(&dir)?;
+    ObjectStore::open(&dir, store::Options::default()).context("cannot open the state store")
+}
+
+/// Builds the API server. Nothing is listening yet.
+pub fn build(config: &Server, pki: &Pki, store: ObjectStore) -> Result<ApiServer> {
+    let view = View::new(store.clone());
+    let authorizer = Authorizer::new(view.clone());
+    let issuer = format!("https://kubernetes.default.svc.{}", config.cluster_domain);
+    let key = SigningKey::from_pkcs8(&pki.service_account_key).context("service account key")?;
+    let signer = Arc::new(TokenSigner::new(issuer, key));
+    let authenticator = Arc::new(Authenticator::new(view, signer.clone(), []));
+    let services = Services { authorizer: authorizer.clone(), authenticator: authenticator.clone(), signer };
+    let components = Components {
+        store,
+        table: apimachinery::resource::builtin().clone(),
+        authenticator,
+        admission: admission::default_chain(authorizer.clone()),
+        authorizer,
+        strategies: Strategies::new(services),
+        settings: Settings {
+            service_cidr: config.service_cidr.clone(),
+            node_ports: (30000, 32767),
+            advertise: advertised(config).to_string(),
+        },
+        dialer: Dialer::new(&kubelet_client_tls(pki)?),
+        version: nonresource::Version {
+            git_version: GIT_VERSION.to_owned(),
+            git_commit: env!("COXSWAIN_COMMIT").to_owned(),
+            build_date: env!("COXSWAIN_BUILD_DATE").to_owned(),
+        },
+    };
+    Ok(ApiServer::new(components))
+}
+
+/// The address at which others reach this server.
+pub fn advertised(config: &Server) -> SocketAddr {
+    SocketAddr::new(config.node_ip, config.port)
+}
+
+fn roots(authority: &Authority) -> Result<Arc<RootCertStore>> {
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.der()?).context("authority certificate")?;
+    Ok(Arc::new(roots))
+}
+
+/// A TLS server that takes, but does not demand, client certificates of our authority.
+pub fn server_tls(pair: &KeyPairPem, clients: &Authority) -> Result<Arc<rustls::ServerConfig>> {
+    let verifier = WebPkiClientVerifier::builder(roots(clients)?).allow_unauthenticated().build()?;
+    let mut tls = rustls::ServerConfig::builder()
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(pair.chain()?, pair.private_key()?)?;
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Arc::new(tls))
+}
+
+fn kubelet_client_tls(pki: &Pki) -> Result<rustls::ClientConfig> {
+    let client = &pki.api_to_kubelet;
+    Ok(rustls::ClientConfig::builder()
+        .with_root_certificates(roots(&pki.server_ca)?)
+        .with_client_auth_cert(client.chain()?, client.private_key()?)?)
+}
+
+/// Binds the API's port.
+pub async fn listen(config: &Server) -> Result<TcpListener> {
+    let address = SocketAddr::new(config.bind_address, config.port);
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
+}
+
+/// Creates what every cluster has.
+pub async fn bootstrap(config: &Server, pki: &Pki, api: &ApiServer) -> Result<()> {
+    let startup = Startup {
+        bootstrap: bootstrap::Settings {
+            service_cidrs: vec![config.service_cidr.clone()],
+            client_ca: pki.client_ca.certificate.clone(),
+            request_header_ca: String::new(),
+        },
+        address: config.node_ip.to_string(),
+        port: config.port,
+        service_ip: config.service_ip.to_string(),
+        cluster_dns: config.enabled("dns").then(|| config.cluster_dns.to_string()),
+    };
+    apiserver::start(api, &startup).await.map_err(|e| anyhow::anyhow!("cannot create the cluster's first objects: {e}"))
+}
+
+/// What components of this process are started with.
+pub struct Process {
+    pub clients: Arc<InProcessClients>,
+    pub informers: Informers,
+    pub shutdown: CancellationToken,
+    pub tasks: TaskTracker,
+}
+
+impl Process {
+    pub fn new(api: &ApiServer, shutdown: CancellationToken) -> Self {
+        let clients = Arc::new(InProcessClients::new(api.clone()));
+        // One cache for all of the process: it reads as the controller manager, which may list everything that is watched here.
+        let reader = clients.client_as("system:kube-controller-manager", &[]);
+        Process { clients, informers: Informers::new(reader, shutdown.clone()), shutdown, tasks: TaskTracker::new() }
+    }
+
+    /// The context of a component that acts as `user`.
+    pub fn context(&self, user: &str, groups: &[&str]) -> client::Context {
+        client::Context {
+            client: self.clients.client_as(user, groups),
+            clients: self.clients.clone(),
+            informers: self.informers.clone(),
+            shutdown: self.shutdown.clone(),
+        }
+    }
+}
+
+/// Starts controllers and scheduler.
+pub fn start(config: &Server, pki: &Pki, api: &ApiServer, process: &Process) {
+    let view = api.view.clone();
+    let roles = process.clients.client_as("system:apiserver", &["system:masters"]);
+    process.tasks.spawn(aggregate::keep_aggregated(view, process.shutdown.clone(), move |role| {
+        let roles = roles.clone();
+        async move { write_role(roles, role).await }
+    }));
+    /*PENDING if config.enabled("controllers") {
+        let context = process.context("system:kube-controller-manager", &[]);
+        let settings = controllers::Config { root_ca: pki.server_ca.certificate.clone(), ..controllers::Config::default() };
+        process.tasks.spawn(controllers::run(context, settings));
+    }
+    if config.enabled("scheduler") {
+        let context = process.context("system:kube-scheduler", &[]);
+        process.tasks.spawn(scheduler::run(context, scheduler::Config::default()));
+    } PENDING*/
+}
+
+async fn write_role(client: kube::Client, role: serde_json::Value) {
+    use k8s_openapi::api::rbac::v1::ClusterRole;
+    let Ok(role) = serde_json::from_value::<ClusterRole>(role) else { return };
+    let name = role.metadata.name.clone().unwrap_or_default();
+    let api: kube::Api<ClusterRole> = kube::Api::all(client);
+    if let Err(error) = api.replace(&name, &kube::api::PostParams::default(), &role).await {
+        tracing::debug!(%error, role = name, "aggregated role not written, its change will be seen again");
+    }
+}
