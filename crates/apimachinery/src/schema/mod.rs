@@ -299,6 +299,8 @@ pub enum Rule {
     UniqueItems,
     /// A structural schema's `multipleOf`.
     MultipleOf(f64),
+    /// A structural schema's `allOf`, `anyOf`, `oneOf` and `not`: types that hold value validations only.
+    Junction(Junction, Vec<TypeId>),
     /// Exclusive bounds of a number.
     Between {
         above: Option<f64>,
@@ -324,6 +326,14 @@ pub enum Rule {
     Cidr,
     AbsolutePath,
     ConfigMapKey,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Junction {
+    All,
+    Any,
+    One,
+    Not,
 }
 
 /// A regular expression in RE2's syntax, compiled at first use and shared by clones.

@@ -10,7 +10,7 @@ mod tests;
 
 use serde_json::{Map, Value};
 
-use super::{List, ListKind, MAX_DEPTH, Object, Rule, Schema, Shape, TypeId};
+use super::{Junction, List, ListKind, MAX_DEPTH, Object, Rule, Schema, Shape, TypeId};
 use crate::field::{Error, ErrorList, Path};
 
 /// All faults of `value` as a `root`, in the order of its fields. `value` has been through [`super::check`].
@@ -142,9 +142,45 @@ impl Walk<'_> {
 
     fn rule(&mut self, rule: &Rule, value: &Value, place: &Place<'_>, structural: bool) {
         if structural {
+            if let Rule::Junction(junction, parts) = rule {
+                self.junction(*junction, parts, value, place);
+            }
             structural::rule(rule, value, place, &mut self.errors);
         } else {
             rules::rule(rule, value, place, &mut self.errors);
+        }
+    }
+
+    fn junction(&mut self, junction: Junction, parts: &[TypeId], value: &Value, place: &Place<'_>) {
+        let mut faults = parts.iter().map(|part| {
+            let mut walk = Walk { schema: self.schema, errors: Vec::new() };
+            walk.value(*part, value, &Place { parent: Start::Below(place), step: Step::Start, depth: place.depth + 1 });
+            walk.errors
+        });
+        match junction {
+            Junction::All => {
+                let faults: ErrorList = faults.flatten().collect();
+                self.errors.extend(faults);
+            }
+            Junction::Any => {
+                let faults: Vec<ErrorList> = faults.collect();
+                if faults.iter().all(|f| !f.is_empty()) {
+                    self.errors.push(structural::junction_fault(junction, 0, &place.path()));
+                    // The part that fits best says why.
+                    self.errors.extend(faults.into_iter().min_by_key(Vec::len).unwrap_or_default());
+                }
+            }
+            Junction::One => {
+                let valid = faults.filter(Vec::is_empty).count();
+                if valid != 1 {
+                    self.errors.push(structural::junction_fault(junction, valid, &place.path()));
+                }
+            }
+            Junction::Not => {
+                if faults.any(|f| f.is_empty()) {
+                    self.errors.push(structural::junction_fault(junction, 1, &place.path()));
+                }
+            }
         }
     }
 

@@ -97,7 +97,7 @@ fn is_zero(value: &Value) -> bool {
 fn scalar(rule: &Rule, value: &Value, place: &Place<'_>, errors: &mut ErrorList) {
     match value {
         // Whether a value must be there is said by `required` alone.
-        Value::String(text) if text.is_empty() && !matches!(rule, Rule::Enum(_) | Rule::OneOf { .. }) => {}
+        Value::String(text) if text.is_empty() => {}
         Value::String(text) => string(rule, text, value, place, errors),
         Value::Number(number) => {
             let messages = number_messages(rule, number.as_i64(), number.as_f64().unwrap_or_default());

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::Place;
 use crate::field::{Error, ErrorKind, ErrorList, Path};
-use crate::schema::{Rule, Scalar, Shape, scalar};
+use crate::schema::{Junction, Rule, Scalar, Shape, scalar};
 
 /// The error of a value whose JSON type is not the schema's.
 pub fn type_mismatch(shape: &Shape, value: &Value, path: &Path) -> Option<Error> {
@@ -118,6 +118,18 @@ pub fn rule(rule: &Rule, value: &Value, place: &Place<'_>, errors: &mut ErrorLis
         _ => return,
     };
     errors.push(error);
+}
+
+/// The text of a failed `anyOf`, `oneOf` or `not`, of which `valid` parts hold.
+pub fn junction_fault(junction: Junction, valid: usize, path: &Path) -> Error {
+    let text = match (junction, valid) {
+        (Junction::All, _) => "must validate all the schemas (allOf)".to_owned(),
+        (Junction::Any, _) => "must validate at least one schema (anyOf)".to_owned(),
+        (Junction::Not, _) => "must not validate the schema (not)".to_owned(),
+        (Junction::One, 0) => "must validate one and only one schema (oneOf). Found none valid".to_owned(),
+        (Junction::One, n) => format!("must validate one and only one schema (oneOf). Found {n} valid alternatives"),
+    };
+    Error::invalid(path, &Value::from(""), &format!("\"{}\" {text}", path.as_str()))
 }
 
 fn has_repeats(items: &[Value]) -> bool {

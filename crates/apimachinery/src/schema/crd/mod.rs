@@ -1,14 +1,18 @@
 //! Compiles the structural schema of a CustomResourceDefinition's version into a [`Schema`].
 //!
-//! Accepts and refuses what upstream's `apiextensions-apiserver/pkg/apiserver/schema` does for structure, in its words. Value
-//! validations under `allOf`, `anyOf`, `oneOf` and `not`, and CEL rules, are kept by nobody here.
+//! Accepts and refuses what upstream's `apiextensions-apiserver/pkg/apiserver/schema` does for structure, in its words. CEL rules
+//! (`x-kubernetes-validations`) are not compiled here.
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 
 use serde_json::{Map, Value, json};
 
 use super::{
-    Field, List, ListKind, MAX_DEPTH, Object, Pattern, Rule, Scalar, Schema, Shape, Type, TypeId, builtin, validate,
+    Field, Junction, List, ListKind, MAX_DEPTH, Object, Pattern, Rule, Scalar, Schema, Shape, Type, TypeId, builtin,
+    validate,
 };
 use crate::field::{Error, ErrorList, Path};
 
@@ -45,6 +49,8 @@ enum Role {
     Property,
     Items,
     Additional,
+    /// Below `allOf`, `anyOf`, `oneOf` or `not`: values are judged, nothing is specified.
+    Junction,
 }
 
 struct Place<'a> {
@@ -75,12 +81,14 @@ impl Compiler {
             return self.push(Type::inline(Shape::Any));
         }
         self.refuse_unsupported(source, place.path);
-        let shape = self.shape(source, place);
+        let shape =
+            if place.role == Role::Junction { self.judged_shape(source, place) } else { self.shape(source, place) };
         let mut ty = Type::inline(shape);
         ty.structural = true;
         ty.nullable = source["nullable"] == true;
         ty.description = source["description"].as_str().map(Into::into);
         ty.rules = self.rules(source, place.path);
+        self.junctions(source, place, &mut ty.rules);
         let id = self.push(ty);
         if let Some(default) = source.get("default").filter(|v| !v.is_null()) {
             self.defaults.push((id, place.path.child("default"), default.clone()));
@@ -131,7 +139,7 @@ impl Compiler {
             "" => {
                 let what = match place.role {
                     Role::Items => "array items",
-                    Role::Root | Role::Property | Role::Additional => "object fields",
+                    Role::Root | Role::Property | Role::Additional | Role::Junction => "object fields",
                 };
                 let detail = format!("must not be empty for specified {what}");
                 self.errors.push(Error::required(&path.child("type"), &detail));
@@ -142,6 +150,60 @@ impl Compiler {
                 self.errors.push(Error::not_supported(&path.child("type"), &json!(other), &supported));
                 Shape::Any
             }
+        }
+    }
+
+    fn junctions(&mut self, source: &Value, place: &Place<'_>, rules: &mut Vec<Rule>) {
+        let kinds =
+            [("allOf", Junction::All), ("anyOf", Junction::Any), ("oneOf", Junction::One), ("not", Junction::Not)];
+        for (key, junction) in kinds {
+            let parts = match &source[key] {
+                Value::Array(parts) => parts.as_slice(),
+                part @ Value::Object(_) => std::slice::from_ref(part),
+                _ => continue,
+            };
+            let types = parts.iter().enumerate().map(|(i, part)| {
+                let path =
+                    if junction == Junction::Not { place.path.child(key) } else { place.path.child(key).index(i) };
+                self.compile(part, &Place { path: &path, role: Role::Junction, depth: place.depth + 1 })
+            });
+            let types = types.collect();
+            rules.push(Rule::Junction(junction, types));
+        }
+    }
+
+    /// What a junction's part says of the value's shape: as much as it names, and open to the rest.
+    fn judged_shape(&mut self, source: &Value, place: &Place<'_>) -> Shape {
+        let inner = |path: &Path, compiler: &mut Self, source: &Value| {
+            compiler.compile(source, &Place { path, role: Role::Junction, depth: place.depth + 1 })
+        };
+        let properties = source["properties"].as_object();
+        if properties.is_some() || source["required"].is_array() {
+            let mut object = Object { preserve_unknown: true, ..Object::default() };
+            let none = Map::new();
+            for (name, property) in properties.unwrap_or(&none) {
+                let ty = inner(&place.path.child("properties").key(name), self, property);
+                object.fields.push(self.field(name, ty, property, source));
+            }
+            for name in source["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+                if object.fields.iter().all(|field| *field.name != *name) {
+                    let any = self.push(Type::inline(Shape::Any));
+                    object.fields.push(Field { required: true, ..Field::new(name, any) });
+                }
+            }
+            object.fields.sort_by(|a, b| a.name.cmp(&b.name));
+            return Shape::Object(object);
+        }
+        if source["items"].is_object() {
+            let item = inner(&place.path.child("items"), self, &source["items"]);
+            return Shape::List(List { item, kind: ListKind::Atomic });
+        }
+        match source["type"].as_str() {
+            Some("string") => Shape::Scalar(Scalar::String),
+            Some("boolean") => Shape::Scalar(Scalar::Bool),
+            Some("integer") => Shape::Scalar(Scalar::Int64),
+            Some("number") => Shape::Scalar(Scalar::Double),
+            _ => Shape::Any,
         }
     }
 
@@ -354,146 +416,4 @@ impl Compiler {
 
 fn is_required(owner: &Value, name: &str) -> bool {
     owner["required"].as_array().is_some_and(|names| names.iter().any(|n| n == name))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::schema::{FieldValidation, check, default, validate};
-
-    fn compile(schema: Value) -> Result<(Schema, TypeId), Vec<String>> {
-        compile_crd_schema(&schema, &Path::new("s")).map_err(|errors| errors.iter().map(ToString::to_string).collect())
-    }
-
-    fn cron_tab() -> Value {
-        json!({
-            "type": "object", "required": ["spec"],
-            "properties": {
-                "spec": {"type": "object", "required": ["cron"], "properties": {
-                    "cron": {"type": "string", "pattern": "^[0-9* ]+$", "maxLength": 9},
-                    "replicas": {"type": "integer", "minimum": 1, "maximum": 10, "default": 2},
-                    "mode": {"type": "string", "enum": ["Fast", "Slow"], "nullable": true},
-                    "at": {"type": "string", "format": "date-time"},
-                    "port": {"x-kubernetes-int-or-string": true},
-                    "free": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
-                    "labels": {"type": "object", "additionalProperties": {"type": "string"}},
-                    "set": {"type": "array", "items": {"type": "string"}, "x-kubernetes-list-type": "set"},
-                    "ports": {
-                        "type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"],
-                        "items": {"type": "object", "required": ["name"], "properties": {
-                            "name": {"type": "string"}, "protocol": {"type": "string", "default": "TCP"},
-                        }},
-                    },
-                }},
-            },
-        })
-    }
-
-    /// What a request does: check, default, validate. Answers with the object and the errors.
-    fn run(object: Value) -> (Value, Vec<String>) {
-        let (schema, root) = compile(cron_tab()).unwrap();
-        let mut object = object;
-        check(&schema, root, &mut object, &[], FieldValidation::Ignore).unwrap();
-        default(&schema, root, &mut object);
-        let errors = validate(&schema, root, &object).iter().map(ToString::to_string).collect();
-        (object, errors)
-    }
-
-    #[test]
-    fn objects_are_pruned_and_defaulted() {
-        let (object, errors) = run(json!({
-            "apiVersion": "a/v1", "kind": "C", "metadata": {"name": "x", "bogus": 1}, "other": 1,
-            "spec": {"cron": "* *", "mode": null, "replicas": null, "free": {"a": [1, null]}, "ports": [{"name": "p", "x": 1}],
-                     "labels": {"a": "b"}, "port": "http", "at": "2024-01-02T03:04:05.678Z"},
-        }));
-        assert_eq!(errors, [""; 0]);
-        assert_eq!(
-            object,
-            json!({
-                "apiVersion": "a/v1", "kind": "C", "metadata": {"name": "x"},
-                "spec": {"cron": "* *", "mode": null, "replicas": 2, "free": {"a": [1, null]},
-                         "ports": [{"name": "p", "protocol": "TCP"}], "labels": {"a": "b"}, "port": "http",
-                         "at": "2024-01-02T03:04:05.678Z"},
-            })
-        );
-    }
-
-    #[test]
-    fn faults_are_worded_as_upstream_does() {
-        let (_, errors) = run(json!({}));
-        assert_eq!(errors, ["spec: Required value"]);
-        let (_, errors) = run(json!({"spec": {
-            "cron": "daily at nine", "replicas": 11, "mode": "Medium", "port": 1.5, "labels": {"a": 1}, "set": ["a", "a"],
-            "ports": [{"name": "a"}, {"name": "a"}], "at": "soon",
-        }}));
-        assert_eq!(
-            errors,
-            [
-                r#"spec.at: Invalid value: "soon": spec.at in body must be of type date-time: "soon""#,
-                "spec.cron: Too long: may not be more than 9 bytes",
-                r#"spec.cron: Invalid value: "daily at nine": spec.cron in body should match '^[0-9* ]+$'"#,
-                r#"spec.labels.a: Invalid value: "integer": spec.labels.a in body must be of type string: "integer""#,
-                r#"spec.mode: Unsupported value: "Medium": supported values: "Fast", "Slow""#,
-                r#"spec.port: Invalid value: "number": spec.port in body must be of type integer,string: "number""#,
-                r#"spec.ports[1]: Duplicate value: {"name":"a"}"#,
-                "spec.replicas: Invalid value: 11: spec.replicas in body should be less than or equal to 10",
-                r#"spec.set[1]: Duplicate value: "a""#,
-            ]
-        );
-        let (_, errors) = run(json!({"spec": {"cron": null, "replicas": "2"}}));
-        assert_eq!(
-            errors,
-            [
-                r#"spec.cron: Invalid value: "null": spec.cron in body must be of type string: "null""#,
-                r#"spec.replicas: Invalid value: "string": spec.replicas in body must be of type integer: "string""#,
-            ]
-        );
-    }
-
-    #[test]
-    fn metadata_is_checked_as_that_of_built_in_kinds() {
-        let (schema, root) = compile(cron_tab()).unwrap();
-        let mut object = json!({"metadata": {"labels": {"a": 1}}});
-        let refused = check(&schema, root, &mut object, &[], FieldValidation::Strict).unwrap_err();
-        assert_eq!(
-            refused.to_string(),
-            "json: cannot unmarshal number into Go struct field ObjectMeta.metadata.labels of type string"
-        );
-        let mut object = json!({"metadata": {"nam": 1}, "spec": {"cronn": 1}});
-        let refused = check(&schema, root, &mut object, &[], FieldValidation::Strict).unwrap_err();
-        assert_eq!(
-            refused.to_string(),
-            r#"strict decoding error: unknown field "metadata.nam", unknown field "spec.cronn""#
-        );
-    }
-
-    #[test]
-    fn schemas_that_are_not_structural_are_refused() {
-        let errors = |schema: Value| compile(schema).map(drop).unwrap_err();
-        assert_eq!(errors(json!({})), ["s.type: Required value: must not be empty at the root"]);
-        let property = |property: Value| errors(json!({"type": "object", "properties": {"a": property}}));
-        assert_eq!(
-            property(json!({})),
-            ["s.properties[a].type: Required value: must not be empty for specified object fields"]
-        );
-        assert_eq!(property(json!({"type": "array"})), ["s.properties[a].items: Required value: must be specified"]);
-        assert_eq!(
-            property(json!({"type": "string", "pattern": "("})),
-            [r#"s.properties[a].pattern: Invalid value: "(": must be a valid regular expression, but isn't"#]
-        );
-        assert_eq!(
-            property(json!({"type": "integer", "default": "x"})),
-            [
-                r#"s.properties[a].default: Invalid value: "string": s.properties[a].default in body must be of type integer: "string""#
-            ]
-        );
-        assert_eq!(property(json!({"type": "thing"})).len(), 1);
-        assert_eq!(
-            errors(
-                json!({"type": "object", "properties": {"metadata": {"type": "object", "properties": {"labels": {}}}}})
-            ),
-            ["s.properties[metadata]: Forbidden: must not specify anything other than name and generateName, \
-              but metadata is implicitly specified"]
-        );
-    }
 }
