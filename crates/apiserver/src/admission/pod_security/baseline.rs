@@ -37,27 +37,27 @@ const SAFE_SYSCTLS: [&str; 12] = [
 const SELINUX_TYPES: [&str; 5] = ["", "container_engine_t", "container_init_t", "container_kvm_t", "container_t"];
 const APPARMOR_ANNOTATION: &str = "container.apparmor.security.beta.kubernetes.io/";
 
-/// In order of upstream's check names. With `restricted`, checks that the restricted level has a stricter form of are left to it.
+type Check = fn(&Value) -> Option<Violation>;
+
+/// In order of upstream's check names; `true` marks those that the restricted level has a stricter form of.
+const CHECKS: [(Check, bool); 12] = [
+    (app_armor, false),
+    (capabilities, true),
+    (host_namespaces, false),
+    (host_path_volumes, true),
+    (host_ports, false),
+    (host_probes, false),
+    (privileged, false),
+    (proc_mount, false),
+    (selinux, false),
+    (seccomp, true),
+    (sysctls, false),
+    (windows_host_process, false),
+];
+
+/// With `restricted`, checks with a stricter form are left to that level.
 pub fn violations(pod: &Value, restricted: bool) -> Vec<Violation> {
-    let shared: [fn(&Value) -> Option<Violation>; 12] = [
-        app_armor,
-        capabilities,
-        host_namespaces,
-        host_path_volumes,
-        host_ports,
-        host_probes,
-        privileged,
-        proc_mount,
-        selinux,
-        seccomp,
-        sysctls,
-        windows_host_process,
-    ];
-    let stricter: [fn(&Value) -> Option<Violation>; 3] = [capabilities, host_path_volumes, seccomp];
-    let applies = |check: &&fn(&Value) -> Option<Violation>| {
-        !restricted || !stricter.iter().any(|s| std::ptr::fn_addr_eq(*s, **check))
-    };
-    shared.iter().filter(applies).filter_map(|check| check(pod)).collect()
+    CHECKS.iter().filter(|(_, stricter)| !(restricted && *stricter)).filter_map(|(check, _)| check(pod)).collect()
 }
 
 fn flag(value: &Value, path: &[&str]) -> bool {
