@@ -71,14 +71,6 @@ impl Cache {
             self.entries.remove(&oldest);
         }
     }
-
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
 }
 
 /// None: not to be kept. Failures pass, and a truncated answer is none.

@@ -77,7 +77,8 @@ impl Forwarder {
         for resolver in self.current_resolvers() {
             match timeout(ONE_RESOLVER, exchange(resolver, outgoing)).await {
                 Ok(Ok(answer)) => {
-                    let helpful = !matches!(answer.metadata.response_code, ResponseCode::ServFail | ResponseCode::Refused);
+                    let helpful =
+                        !matches!(answer.metadata.response_code, ResponseCode::ServFail | ResponseCode::Refused);
                     if helpful {
                         return Some(answer);
                     }
@@ -167,7 +168,11 @@ async fn exchange(resolver: SocketAddr, outgoing: &Message) -> std::io::Result<M
         // Whatever does not fit the question was sent by somebody who guesses.
         match Message::from_vec(&buffer[..len]) {
             Ok(answer) if answers(&answer, outgoing) => {
-                return if answer.metadata.truncation { exchange_tcp(resolver, &bytes, outgoing).await } else { Ok(answer) };
+                return if answer.metadata.truncation {
+                    exchange_tcp(resolver, &bytes, outgoing).await
+                } else {
+                    Ok(answer)
+                };
             }
             _ => {}
         }

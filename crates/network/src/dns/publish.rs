@@ -43,11 +43,7 @@ pub fn slice(node_name: &str, node_uid: &str, listen: SocketAddr) -> EndpointSli
         address_type: if listen.is_ipv4() { "IPv4" } else { "IPv6" }.to_owned(),
         endpoints: Some(vec![Endpoint {
             addresses: vec![listen.ip().to_string()],
-            conditions: Some(EndpointConditions {
-                ready: Some(true),
-                serving: Some(true),
-                terminating: Some(false),
-            }),
+            conditions: Some(EndpointConditions { ready: Some(true), serving: Some(true), terminating: Some(false) }),
             hints: Some(EndpointHints {
                 for_nodes: Some(vec![ForNode { name: node_name.to_owned() }]),
                 ..Default::default()

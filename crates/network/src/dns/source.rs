@@ -25,7 +25,8 @@ impl InformerFacts {
         let slices = context.informers.of::<EndpointSlice>();
         InformerFacts {
             services_by_ip: services.index("network/cluster-ip", |service| {
-                let ips = service.spec.iter().flat_map(|spec| spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip));
+                let ips =
+                    service.spec.iter().flat_map(|spec| spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip));
                 ips.filter_map(|ip| ip.parse::<IpAddr>().ok()).map(|ip| ip.to_string()).collect()
             }),
             // Only endpoints with a hostname have a reverse name.

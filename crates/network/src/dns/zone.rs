@@ -2,6 +2,7 @@
 //!
 //! Behaves as CoreDNS's `kubernetes` plugin does with `pods insecure`, following the Kubernetes DNS specification 1.1.0.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -148,27 +149,29 @@ impl Zone {
     }
 
     fn answer_ways(&self, ways: &[Way], name: &Name, kind: RecordType, reply: &mut Reply) {
-        let push_new = |records: &mut Vec<Record>, record: Record| {
-            if !records.contains(&record) {
-                records.push(record);
-            }
-        };
         match kind {
             RecordType::A | RecordType::AAAA => {
+                let mut seen = HashSet::new();
                 for way in ways.iter().filter(|way| address_type(way.address) == kind) {
-                    push_new(&mut reply.answers, record(name, address_data(way.address)));
+                    if seen.insert(way.address) {
+                        reply.answers.push(record(name, address_data(way.address)));
+                    }
                 }
             }
             RecordType::SRV => {
-                let targets = |way: &Way| way.port.map(|port| (port, way.target.clone()));
-                let distinct: std::collections::HashSet<_> = ways.iter().filter_map(targets).collect();
+                let with_port = || ways.iter().filter_map(|way| way.port.map(|port| (port, way)));
+                let mut distinct: HashSet<_> = with_port().map(|(port, way)| (port, &way.target)).collect();
                 // As CoreDNS: all weigh the same and a hundred together, but never nothing.
                 let weight = u16::try_from(100 / distinct.len().max(1)).unwrap_or(1).max(1);
-                for way in ways {
-                    let Some(port) = way.port else { continue };
+                let mut told = HashSet::new();
+                for (port, way) in with_port() {
                     let target = self.name(&way.target);
-                    push_new(&mut reply.additionals, record(&target, address_data(way.address)));
-                    push_new(&mut reply.answers, record(name, RData::SRV(SRV::new(0, weight, port, target))));
+                    if told.insert((way.address, &way.target)) {
+                        reply.additionals.push(record(&target, address_data(way.address)));
+                    }
+                    if distinct.remove(&(port, &way.target)) {
+                        reply.answers.push(record(name, RData::SRV(SRV::new(0, weight, port, target))));
+                    }
                 }
             }
             _ => {}
@@ -267,7 +270,10 @@ enum Part<'a> {
     /// One endpoint by its hostname or its address with dashes.
     Endpoint(&'a str),
     /// One port by its name.
-    Port { port: &'a str, protocol: &'a str },
+    Port {
+        port: &'a str,
+        protocol: &'a str,
+    },
 }
 
 impl Part<'_> {
@@ -297,7 +303,8 @@ fn find_service(facts: &dyn Facts, namespace: &str, name: &str, part: Part<'_>) 
             add_endpoints(&slice, part, unready_too, &target(), &mut ways);
         }
     } else {
-        let addresses = || spec.cluster_ips.iter().flatten().chain(spec.cluster_ip.iter().filter(|_| spec.cluster_ips.is_none()));
+        let addresses =
+            || spec.cluster_ips.iter().flatten().chain(spec.cluster_ip.iter().filter(|_| spec.cluster_ips.is_none()));
         for port in spec.ports.iter().flatten().filter(|p| part.has_port(p.name.as_deref(), p.protocol.as_deref())) {
             for address in addresses().filter_map(|ip| ip.parse().ok()) {
                 ways.push(Way { address, port: u16::try_from(port.port).ok(), target: target() });
