@@ -132,7 +132,7 @@ mod tests {
     }
 
     fn gate() -> (Informer<Pod>, Gate<Pod, &'static str>) {
-        let informer = Informer::new();
+        let informer = Informer::new(tokio_util::sync::CancellationToken::new());
         (informer.clone(), Gate::new(informer))
     }
 

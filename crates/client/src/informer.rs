@@ -16,6 +16,7 @@ use kube::runtime::{WatchStreamExt as _, watcher};
 use parking_lot::{Mutex, RwLock};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::cache::Cache;
 
@@ -74,6 +75,7 @@ struct Shared<K> {
     /// Held while a change is applied and told, so that a new handler's replay and the stream of changes do not interleave.
     handlers: Mutex<Vec<Handler<K>>>,
     progress: watch::Sender<Progress>,
+    shutdown: CancellationToken,
 }
 
 /// A handle to one shared cache. Cloning shares it.
@@ -107,9 +109,10 @@ impl<K> Index<K> {
 }
 
 impl<K: Kind> Informer<K> {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(shutdown: CancellationToken) -> Self {
         let (progress, _) = watch::channel(Progress::default());
-        Informer { shared: Arc::new(Shared { cache: RwLock::default(), handlers: Mutex::default(), progress }) }
+        let shared = Shared { cache: RwLock::default(), handlers: Mutex::default(), progress, shutdown };
+        Informer { shared: Arc::new(shared) }
     }
 
     pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<K>> {
@@ -151,11 +154,12 @@ impl<K: Kind> Informer<K> {
         handlers.push(Box::new(handler));
     }
 
-    /// Returns once the first list is in the cache.
+    /// Returns once the first list is in the cache, or the process shuts down.
     pub async fn synced(&self) {
         let mut receiver = self.shared.progress.subscribe();
         // The sender lives as long as `self`, so waiting cannot fail.
-        let _ = receiver.wait_for(|progress| progress.lists_done > 0).await;
+        let listed = receiver.wait_for(|progress| progress.lists_done > 0);
+        let _ = self.shared.shutdown.run_until_cancelled(listed).await;
     }
 
     pub(crate) fn progress(&self) -> watch::Receiver<Progress> {
@@ -286,11 +290,11 @@ type InformerTable = HashMap<(TypeId, Selection), Box<dyn Any + Send>>;
 pub struct Informers {
     client: kube::Client,
     table: Arc<Mutex<InformerTable>>,
-    shutdown: tokio_util::sync::CancellationToken,
+    shutdown: CancellationToken,
 }
 
 impl Informers {
-    pub fn new(client: kube::Client, shutdown: tokio_util::sync::CancellationToken) -> Self {
+    pub fn new(client: kube::Client, shutdown: CancellationToken) -> Self {
         Informers { client, table: Arc::default(), shutdown }
     }
 
@@ -303,7 +307,7 @@ impl Informers {
     pub fn select<K: Kind>(&self, selection: Selection) -> Informer<K> {
         let mut table = self.table.lock();
         let entry = table.entry((TypeId::of::<K>(), selection.clone())).or_insert_with(|| {
-            let informer = Informer::<K>::new();
+            let informer = Informer::<K>::new(self.shutdown.clone());
             let mut config = watcher::Config::default().streaming_lists();
             config.label_selector = selection.labels.clone();
             config.field_selector = selection.fields.clone();
@@ -350,7 +354,7 @@ mod tests {
 
     #[test]
     fn a_late_handler_sees_what_is_there_and_then_each_change() {
-        let informer = Informer::new();
+        let informer = Informer::new(CancellationToken::new());
         informer.apply(config_map("a", 1));
         let lines = log(&informer);
         informer.apply(config_map("a", 2));
@@ -361,7 +365,7 @@ mod tests {
 
     #[test]
     fn a_relist_tells_what_was_deleted_meanwhile() {
-        let informer = Informer::new();
+        let informer = Informer::new(CancellationToken::new());
         informer.apply(config_map("kept", 1));
         informer.apply(config_map("lost", 2));
         let lines = log(&informer);
@@ -373,7 +377,7 @@ mod tests {
 
     #[test]
     fn managed_fields_are_not_cached() {
-        let informer = Informer::new();
+        let informer = Informer::new(CancellationToken::new());
         informer.apply(config_map("a", 1));
         assert!(informer.get("default", "a").expect("cached").metadata.managed_fields.is_none());
     }

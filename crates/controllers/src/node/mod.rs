@@ -1,0 +1,10 @@
+//! What follows from the state of nodes: their health and taints ([`lifecycle`]), and the eviction of pods that do not
+//! tolerate those taints ([`eviction`]).
+
+pub mod eviction;
+mod health;
+pub mod lifecycle;
+mod taints;
+
+pub use health::Grace;
+pub use taints::OUT_OF_SERVICE;
