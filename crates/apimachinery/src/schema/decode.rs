@@ -21,7 +21,7 @@ pub struct Decoded {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     /// In the words of Go's encoding/json.
-    #[error("json parse error: {0}")]
+    #[error("couldn't get version/kind; json parse error: {0}")]
     Json(String),
     #[error("yaml: {0}")]
     Yaml(String),
@@ -64,7 +64,7 @@ pub fn to_yaml(value: &Value) -> String {
 /// Upstream's answer to a body that cannot be read, where the kind it should have is not known.
 impl From<DecodeError> for StatusError {
     fn from(error: DecodeError) -> Self {
-        StatusError::bad_request(format!("couldn't get version/kind; {error}"))
+        StatusError::bad_request(error.to_string())
     }
 }
 
@@ -293,17 +293,14 @@ mod tests {
 
     #[test]
     fn answers_to_unreadable_bodies() {
-        let error =
-            unrecognized("Pod", "couldn't get version/kind; json parse error: unexpected end of JSON input", b"{");
+        let error = unrecognized("Pod", &from_json(b"{").unwrap_err().to_string(), b"{");
         assert_eq!(
             error.message,
             "the object provided is unrecognized (must be of type Pod): couldn't get version/kind; json parse error: \
              unexpected end of JSON input (7b)"
         );
-        assert_eq!(from_json(b"").unwrap_err().to_string(), "json parse error: unexpected end of JSON input");
-        assert_eq!(
-            from_json(b"{\"a\":}").unwrap_err().to_string(),
-            "json parse error: invalid character '}' looking for beginning of value"
-        );
+        let why = |body: &[u8]| from_json(body).unwrap_err().to_string();
+        assert!(why(b"").ends_with("; json parse error: unexpected end of JSON input"));
+        assert!(why(b"{\"a\":}").ends_with("error: invalid character '}' looking for beginning of value"));
     }
 }
