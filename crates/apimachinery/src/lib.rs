@@ -17,5 +17,6 @@ pub mod resource;
 pub mod schema;
 pub mod selector;
 pub mod status;
+pub mod table;
 
 pub use serde_json::Value;
