@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::pending::openapi;
+use apimachinery::openapi;
 use apimachinery::Value;
 use apimachinery::status::{Result, StatusError};
 use bytes::Bytes;

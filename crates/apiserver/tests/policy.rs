@@ -1,5 +1,7 @@
 //! Identity and policy through the whole server: bootstrap, certificates aside, tokens, roles, admission.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::sync::Arc;
 
 use apiserver::authn::{Authenticator, SigningKey, TokenSigner};

@@ -8,6 +8,7 @@ mod files;
 mod host;
 mod kubeconfig;
 mod logging;
+mod node;
 mod pki;
 mod progress;
 mod server;

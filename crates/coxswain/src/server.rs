@@ -12,7 +12,7 @@ use crate::config::Server;
 use crate::control_plane::{self, Process};
 use crate::pki::{Names, Pki};
 use crate::progress::Progress;
-use crate::{GIT_VERSION, files, kubeconfig};
+use crate::{GIT_VERSION, files, kubeconfig, node};
 
 /// Components get this long to finish what they have in hand.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
@@ -47,7 +47,7 @@ pub async fn run(config: Server) -> Result<()> {
     control_plane::start(&config, &pki, &api, &process);
     progress.step("controllers and scheduler started");
     if config.agent {
-        // PENDING node::start(&config, &pki, &process, &progress).await?;
+        node::start(&config, &pki, &process, &progress).await?;
     }
     println!("\nKubeconfig: {}", config.kubeconfig.display());
     println!("Try:        kubectl --kubeconfig {} get nodes\n", config.kubeconfig.display());
