@@ -21,6 +21,7 @@ mod podutil;
 mod probe;
 mod run;
 mod runtime;
+pub mod server;
 mod shared;
 mod status;
 mod volume;
