@@ -52,6 +52,22 @@ static STRIPPED: LazyLock<FieldSet> = LazyLock::new(|| {
     ])
 });
 
+/// What upstream's strategies reset in a write through `subresource`: the object leaves its status alone, a status all but itself.
+pub fn reset_fields(custom: bool, has_status: bool, subresource: &str) -> &'static FieldSet {
+    static NOTHING: LazyLock<FieldSet> = LazyLock::new(FieldSet::default);
+    static STATUS: LazyLock<FieldSet> = LazyLock::new(|| FieldSet::of_fields(&[&["status"]]));
+    static ALL_BUT_STATUS: LazyLock<FieldSet> = LazyLock::new(|| {
+        FieldSet::of_fields(&[&["spec"], &["metadata", "deletionTimestamp"], &["metadata", "ownerReferences"]])
+    });
+    static CUSTOM_STATUS: LazyLock<FieldSet> = LazyLock::new(|| FieldSet::of_fields(&[&["spec"], &["metadata"]]));
+    match (subresource, custom) {
+        ("", _) if has_status => &STATUS,
+        ("status", false) => &ALL_BUT_STATUS,
+        ("status", true) => &CUSTOM_STATUS,
+        _ => &NOTHING,
+    }
+}
+
 /// Who writes, through which version and subresource, and when.
 #[derive(Clone, Copy, Debug)]
 pub struct Manager<'a> {
@@ -63,7 +79,7 @@ pub struct Manager<'a> {
     pub subresource: &'a str,
     /// The time of the request: RFC 3339 in UTC, whole seconds.
     pub now: &'a str,
-    /// Fields that this endpoint resets (`status` on the object, `spec` and more on `status`): changes in them are nobody's.
+    /// Fields that this endpoint resets ([`reset_fields`]): changes in them are nobody's.
     pub reset: &'a FieldSet,
 }
 

@@ -7,10 +7,8 @@ use super::*;
 use crate::schema::{Field, List, ListKind, Object, Scalar, Shape, Type, builtin};
 
 static NO_RESET: LazyLock<FieldSet> = LazyLock::new(FieldSet::default);
-static STATUS_RESET: LazyLock<FieldSet> = LazyLock::new(|| FieldSet::of_fields(&[&["status"]]));
-
 fn by<'a>(name: &'a str, now: &'a str) -> Manager<'a> {
-    Manager { name, api_version: "apps/v1", subresource: "", now, reset: &STATUS_RESET }
+    Manager { name, api_version: "apps/v1", subresource: "", now, reset: reset_fields(false, true, "") }
 }
 
 fn deployment_root() -> TypeId {
@@ -238,8 +236,8 @@ fn subresources_have_entries_of_their_own() {
     let mut change = live.clone();
     change["status"] = json!({"replicas": 1});
     change["metadata"]["managedFields"] = json!([]);
-    let spec_reset = FieldSet::of_fields(&[&["spec"], &["metadata", "labels"]]);
-    let manager = Manager { subresource: "status", reset: &spec_reset, ..by("u", "t1") };
+    change["spec"]["replicas"] = 9.into();
+    let manager = Manager { subresource: "status", reset: reset_fields(false, true, "status"), ..by("u", "t1") };
     track_update(builtin(), deployment_root(), Some(&live), &mut change, &manager);
     assert_eq!(owners(&change), "u Update: .spec.replicas\nu/status Update: .status.replicas\n");
 }
@@ -343,6 +341,51 @@ fn sets_atoms_and_free_form() {
     assert!(apply_custom(None, &duplicates, "a", false).is_err());
 }
 
+/// JSON in the shape of a Deployment, or nearly.
+fn any_json() -> impl Strategy<Value = Value> {
+    let keys = [
+        "spec",
+        "metadata",
+        "managedFields",
+        "template",
+        "containers",
+        "name",
+        "ports",
+        "containerPort",
+        "protocol",
+        "labels",
+        "finalizers",
+        "replicas",
+        "fieldsV1",
+        "f:spec",
+        "k:{\"name\":\"a\"}",
+        ".",
+        "operation",
+        "manager",
+        "$patch",
+        "$retainKeys",
+        "$setElementOrder/containers",
+        "$deleteFromPrimitiveList/finalizers",
+        "tolerations",
+        "status",
+        "apiVersion",
+        "fieldsType",
+    ];
+    let texts = ["a", "b", "delete", "replace", "merge", "Apply", "Update", "FieldsV1", "apps/v1", "name"];
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        (-2i64..3).prop_map(Value::from),
+        prop::sample::select(texts.to_vec()).prop_map(Value::from),
+    ];
+    leaf.prop_recursive(7, 60, 6, move |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::Array),
+            prop::collection::btree_map(prop::sample::select(keys.to_vec()), inner, 0..6).prop_map(|map| json!(map)),
+        ]
+    })
+}
+
 fn any_config() -> impl Strategy<Value = Value> {
     let set = prop::collection::btree_set("[p-s]", 0..4);
     let map = prop::collection::btree_map("[i-l]", "[0-2]", 0..4);
@@ -358,6 +401,24 @@ fn any_config() -> impl Strategy<Value = Value> {
 }
 
 proptest! {
+    #[test]
+    fn nothing_panics(old in any_json(), new in any_json(), spec in any_json(), force in any::<bool>()) {
+        let mut tracked = new.clone();
+        track_update(builtin(), deployment_root(), Some(&old), &mut tracked, &by("u", "t"));
+        let mut created = new.clone();
+        track_update(builtin(), deployment_root(), None, &mut created, &by("u", "t"));
+        keep_timestamps(&tracked, &mut created);
+        for config in [&new, &deployment(spec.clone())] {
+            let _ = applied(Some(&tracked), config, "kubectl", force);
+            let _ = apply_custom(Some(&old), config, "a", force);
+        }
+        let _ = crate::patch::strategic::apply(builtin(), deployment_root(), old.clone(), new.clone());
+        let _ = crate::patch::strategic::apply(builtin(), deployment_root(), deployment(spec.clone()), deployment(new.clone()));
+        let _ = crate::patch::json::apply(old.clone(), &new);
+        let mut merged = old;
+        let _ = crate::patch::merge::apply(&mut merged, new);
+    }
+
     #[test]
     fn applying_again_changes_nothing(a in any_config(), b in any_config()) {
         let live = apply_custom(None, &a, "a", false).unwrap();
