@@ -1,4 +1,110 @@
-//! Placeholder while the runner is being written.
-pub fn run(_: &[String]) -> anyhow::Result<()> {
-    anyhow::bail!("pending")
+//! `cargo xtask e2e`: a real cluster, real containers, real packets, the stock kubectl.
+//!
+//! The cluster runs in a network namespace of its own that has no way out, so that nothing it sends can leave the machine. Each
+//! scenario is a shell script under `tests/e2e`, written as a user would type it, and runs in a Kubernetes namespace of its own.
+
+mod cluster;
+mod host;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+
+use cluster::Cluster;
+
+/// A scenario that takes longer has failed.
+const SCENARIO_LIMIT: Duration = Duration::from_secs(240);
+
+/// What the command line asks for.
+struct Options {
+    filter: Option<String>,
+    /// Build and run the unoptimised binary.
+    dev: bool,
+    /// Leave the cluster running for a look.
+    keep: bool,
+}
+
+pub fn run(args: &[String]) -> Result<()> {
+    let mut options = Options { filter: None, dev: false, keep: false };
+    for arg in args {
+        match arg.as_str() {
+            "--dev" => options.dev = true,
+            "--keep" => options.keep = true,
+            flag if flag.starts_with('-') => bail!("unknown flag {flag}; there are --dev and --keep"),
+            filter => options.filter = Some(filter.to_owned()),
+        }
+    }
+    host::install()?;
+    let binary = host::build(options.dev)?;
+    let kubectls = host::kubectls()?;
+    let work = crate::root().join("target/e2e");
+    host::enter_private_network()?;
+    let cluster = Cluster::start(&binary, &work)?;
+    let outcome = scenarios(&options, &cluster, &kubectls);
+    if options.keep {
+        println!("cluster kept: {}", cluster.describe());
+    } else {
+        cluster.stop();
+    }
+    outcome
+}
+
+fn scenarios(options: &Options, cluster: &Cluster, kubectls: &[(String, PathBuf)]) -> Result<()> {
+    let mut scripts: Vec<PathBuf> = fs::read_dir(crate::root().join("tests/e2e"))?
+        .filter_map(|entry| entry.ok().map(|e| e.path()))
+        .filter(|path| path.extension().is_some_and(|e| e == "sh") && path.file_stem().is_some_and(|s| s != "lib"))
+        .filter(|path| options.filter.as_ref().is_none_or(|f| path.to_string_lossy().contains(f.as_str())))
+        .collect();
+    scripts.sort();
+    if scripts.is_empty() {
+        bail!("no scenario matches");
+    }
+    let (mut passed, mut failed) = (0, Vec::new());
+    for (version, kubectl) in kubectls {
+        for script in &scripts {
+            let name = script.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
+            let started = Instant::now();
+            match scenario(cluster, &name, script, kubectl) {
+                Ok(()) => {
+                    passed += 1;
+                    println!("ok      {name} (kubectl {version}) {:.1}s", started.elapsed().as_secs_f64());
+                }
+                Err(error) => {
+                    println!("FAILED  {name} (kubectl {version}) {:.1}s\n{error:#}", started.elapsed().as_secs_f64());
+                    failed.push(format!("{name} (kubectl {version})"));
+                }
+            }
+        }
+    }
+    println!("{passed} passed, {} failed", failed.len());
+    if failed.is_empty() { Ok(()) } else { bail!("failed: {}", failed.join(", ")) }
+}
+
+fn scenario(cluster: &Cluster, name: &str, script: &Path, kubectl: &Path) -> Result<()> {
+    let namespace = format!("e2e-{}", name.trim_start_matches(|c: char| c.is_ascii_digit() || c == '-'));
+    let bin = cluster.tools(kubectl)?;
+    let mut command = Command::new("timeout");
+    command
+        .args(["--kill-after=5", &SCENARIO_LIMIT.as_secs().to_string(), "sh", "-eu"])
+        .arg(script)
+        .current_dir(script.parent().context("scripts lie in a folder")?)
+        .env("NS", &namespace)
+        .env("KUBECONFIG", cluster.kubeconfig(&namespace)?)
+        .env("PATH", format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_default()));
+    for (key, value) in cluster.environment() {
+        command.env(key, value);
+    }
+    let output = command.output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let tail = |bytes: &[u8]| {
+        let text = String::from_utf8_lossy(bytes).into_owned();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(60)..].join("\n")
+    };
+    bail!("{}\n{}", tail(&output.stdout), tail(&output.stderr))
 }

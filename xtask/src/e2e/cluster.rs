@@ -1,0 +1,174 @@
+//! One cluster under test: start, kill, start again, stop without leaving anything behind.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::host::{NODE_IP, run};
+use crate::image;
+
+const NODE: &str = "node-1";
+const READY_WITHIN: Duration = Duration::from_secs(30);
+
+pub struct Cluster {
+    work: PathBuf,
+}
+
+impl Cluster {
+    /// Starts from nothing: whatever an earlier run left in `work` goes first.
+    pub fn start(binary: &Path, work: &Path) -> Result<Self> {
+        let cluster = Cluster { work: work.to_owned() };
+        cluster.stop();
+        let _ = fs::remove_dir_all(work);
+        fs::create_dir_all(work)?;
+        cluster.write_scripts(binary)?;
+        let started = Instant::now();
+        run(&mut cluster.script("cluster-start"))?;
+        cluster.wait_ready(started)?;
+        cluster.load_images()?;
+        Ok(cluster)
+    }
+
+    fn data(&self) -> PathBuf {
+        self.work.join("data")
+    }
+
+    fn bin(&self) -> PathBuf {
+        self.work.join("bin")
+    }
+
+    fn script(&self, name: &str) -> Command {
+        Command::new(self.bin().join(name))
+    }
+
+    /// Commands that scenarios use as well: start, stop, kill.
+    fn write_scripts(&self, binary: &Path) -> Result<()> {
+        let (data, log, pid) = (self.data(), self.work.join("server.log"), self.work.join("server.pid"));
+        let start = format!(
+            "#!/bin/sh -eu\nsetsid {} server --data-dir {} --node-name {NODE} --node-ip {NODE_IP} --log-level info,coxswain=debug \
+             </dev/null >>{} 2>&1 &\necho $! >{}\n",
+            binary.display(),
+            data.display(),
+            log.display(),
+            pid.display()
+        );
+        let signal = |signal: &str| {
+            format!(
+                "#!/bin/sh -eu\npid=$(cat {})\nkill -{signal} \"$pid\"\nwhile kill -0 \"$pid\" 2>/dev/null && ! grep -q '^State:.Z' /proc/\"$pid\"/status; do sleep 0.05; done\n",
+                pid.display()
+            )
+        };
+        fs::create_dir_all(self.bin())?;
+        for (name, text) in [("cluster-start", start), ("cluster-kill", signal("KILL")), ("cluster-stop", signal("TERM"))] {
+            let path = self.bin().join(name);
+            fs::write(&path, text)?;
+            run(Command::new("chmod").arg("+x").arg(path))?;
+        }
+        Ok(())
+    }
+
+    fn wait_ready(&self, started: Instant) -> Result<()> {
+        let kubeconfig = self.data().join("kubeconfig.yaml");
+        let ready = |what: &[&str]| {
+            let output = Command::new("kubectl").arg("--kubeconfig").arg(&kubeconfig).args(what).output();
+            output.is_ok_and(|o| o.status.success() && String::from_utf8_lossy(&o.stdout).contains("True"))
+        };
+        let condition = "jsonpath={.items[*].status.conditions[?(@.type=='Ready')].status}";
+        while !ready(&["get", "nodes", "-o", condition]) {
+            if started.elapsed() > READY_WITHIN {
+                let log = fs::read_to_string(self.work.join("server.log")).unwrap_or_default();
+                bail!("the node is not ready after {READY_WITHIN:?}; the server said:\n{log}");
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        println!("node ready {:.2}s after the start of the server", started.elapsed().as_secs_f64());
+        Ok(())
+    }
+
+    fn load_images(&self) -> Result<()> {
+        let socket = self.socket();
+        for tar in image::write_all(&image::test_images(), &self.work.join("images"))? {
+            let mut ctr = Command::new("ctr");
+            ctr.arg("--address").arg(&socket).args(["--namespace", "k8s.io", "images", "import"]).arg(tar);
+            let output = ctr.output().context("cannot run ctr")?;
+            if !output.status.success() {
+                bail!("image import: {}", String::from_utf8_lossy(&output.stderr));
+            }
+        }
+        Ok(())
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.data().join("containerd/state/containerd.sock")
+    }
+
+    /// A folder for `$PATH` in which `kubectl` is the one to test with.
+    pub fn tools(&self, kubectl: &Path) -> Result<PathBuf> {
+        let link = self.bin().join("kubectl");
+        let _ = fs::remove_file(&link);
+        std::os::unix::fs::symlink(kubectl, link)?;
+        Ok(self.bin())
+    }
+
+    /// An administrator's kubeconfig whose default namespace is `namespace`, which is made.
+    pub fn kubeconfig(&self, namespace: &str) -> Result<PathBuf> {
+        let admin = self.data().join("kubeconfig.yaml");
+        let path = self.work.join(format!("{namespace}.kubeconfig"));
+        fs::copy(&admin, &path)?;
+        let kubectl = || {
+            let mut command = Command::new("kubectl");
+            command.arg("--kubeconfig").arg(&path);
+            command
+        };
+        // A scenario that ran before with another kubectl may still be leaving.
+        let gone = kubectl().args(["delete", "namespace", namespace, "--ignore-not-found", "--timeout=60s"]).output()?;
+        if !gone.status.success() {
+            bail!("namespace {namespace} does not go: {}", String::from_utf8_lossy(&gone.stderr));
+        }
+        let made = kubectl().args(["create", "namespace", namespace]).output()?;
+        if !made.status.success() {
+            bail!("create namespace: {}", String::from_utf8_lossy(&made.stderr));
+        }
+        kubectl().args(["config", "set-context", "--current", "--namespace", namespace]).output()?;
+        Ok(path)
+    }
+
+    pub fn environment(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("NODE", NODE.to_owned()),
+            ("NODE_IP", NODE_IP.to_owned()),
+            ("DATA", self.data().display().to_string()),
+            ("CONTAINERD", self.socket().display().to_string()),
+        ]
+    }
+
+    pub fn describe(&self) -> String {
+        let pid = fs::read_to_string(self.work.join("server.pid")).unwrap_or_default();
+        format!("nsenter --net=/proc/{}/ns/net kubectl --kubeconfig {}", pid.trim(), self.data().join("kubeconfig.yaml").display())
+    }
+
+    /// Stops the server, then containerd and every container and mount of this cluster. Errors do not matter: there may be none.
+    pub fn stop(&self) {
+        let quiet = |program: &str, words: &[&str]| {
+            let _ = Command::new(program).args(words).output();
+        };
+        if let Ok(pid) = fs::read_to_string(self.work.join("server.pid")) {
+            quiet("kill", &["-TERM", pid.trim()]);
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        let work = self.work.display().to_string();
+        // Everything that was started on this folder names it on its command line: server, containerd, shims.
+        quiet("pkill", &["-KILL", "-f", &format!("containerd.*{work}")]);
+        quiet("pkill", &["-KILL", "-f", &format!("coxswain server.*{work}")]);
+        let _ = fs::remove_file(self.work.join("server.pid"));
+        let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
+        let mut points: Vec<&str> = mounts.lines().filter_map(|l| l.split(' ').nth(1)).filter(|p| p.starts_with(&work)).collect();
+        points.sort_unstable_by_key(|p| std::cmp::Reverse(p.len()));
+        for point in points {
+            quiet("umount", &["-l", point]);
+        }
+    }
+}
