@@ -9,6 +9,7 @@ mod endpointslice;
 mod error;
 #[cfg(test)]
 mod fixture;
+mod garbage;
 mod namespace;
 mod node;
 mod owner;
@@ -36,7 +37,7 @@ pub struct Config {
     /// Which controllers run, as upstream's `--controllers`: `*` is all, `name` one, `-name` all but one. The first entry
     /// that names a controller decides.
     pub controllers: Vec<String>,
-    /// The cluster's certificate authority (PEM), published in each namespace.
+    /// The cluster's certificate authority (PEM), published in each namespace; empty if there is none.
     pub root_ca: String,
     /// Finished pods that are kept (upstream's `--terminated-pod-gc-threshold`); zero keeps all.
     pub terminated_pods_max: usize,
@@ -44,17 +45,19 @@ pub struct Config {
     pub node_grace: Grace,
 }
 
-impl Config {
-    /// Upstream's defaults.
-    pub fn new(root_ca: String) -> Self {
+impl Default for Config {
+    /// Upstream's defaults, and no certificate authority to publish.
+    fn default() -> Self {
         Config {
             controllers: vec!["*".to_owned()],
-            root_ca,
+            root_ca: String::new(),
             terminated_pods_max: 12_500,
             node_grace: Grace::default(),
         }
     }
+}
 
+impl Config {
     fn is_enabled(&self, name: &str) -> bool {
         for entry in &self.controllers {
             if entry == name {
@@ -71,7 +74,7 @@ impl Config {
 type Controller = fn(Context, Config) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// By upstream's names.
-const CONTROLLERS: [(&str, Controller); 12] = [
+const CONTROLLERS: [(&str, Controller); 13] = [
     ("serviceaccount-controller", |context, _| Box::pin(serviceaccount::run(context))),
     ("root-ca-certificate-publisher-controller", |context, config| {
         Box::pin(serviceaccount::publish_root_ca(context, config.root_ca))
@@ -83,11 +86,10 @@ const CONTROLLERS: [(&str, Controller); 12] = [
     ("endpointslice-controller", |context, _| Box::pin(endpointslice::run(context))),
     ("endpoints-controller", |context, _| Box::pin(endpointslice::endpoints::run(context))),
     ("endpointslice-mirroring-controller", |context, _| Box::pin(endpointslice::mirror::run(context))),
+    ("garbage-collector-controller", |context, _| Box::pin(garbage::run(context))),
     ("node-lifecycle-controller", |context, config| Box::pin(node::lifecycle::run(context, config.node_grace))),
     ("taint-eviction-controller", |context, _| Box::pin(node::eviction::run(context))),
-    ("pod-garbage-collector-controller", |context, config| {
-        Box::pin(pod_gc::run(context, config.terminated_pods_max))
-    }),
+    ("pod-garbage-collector-controller", |context, config| Box::pin(pod_gc::run(context, config.terminated_pods_max))),
 ];
 
 /// The names that [`Config::controllers`] may hold.
@@ -129,7 +131,7 @@ mod tests {
     fn the_first_entry_that_names_a_controller_decides() {
         let enabled = |entries: &[&str], name| {
             let controllers = entries.iter().map(|entry| entry.to_string()).collect();
-            Config { controllers, ..Config::new(String::new()) }.is_enabled(name)
+            Config { controllers, ..Config::default() }.is_enabled(name)
         };
         assert!(enabled(&["*"], "namespace-controller"));
         assert!(!enabled(&["*", "-namespace-controller"], "namespace-controller"));

@@ -222,7 +222,8 @@ impl Outcome {
 /// Upstream's five conditions, with its reasons and messages; those that have not changed keep their time.
 fn conditions(old: &[NamespaceCondition], outcome: &Outcome, now: Timestamp) -> Vec<NamespaceCondition> {
     let list = |counts: &BTreeMap<String, usize>, between: &str| {
-        let parts: Vec<String> = counts.iter().map(|(name, n)| format!("{name} {between} {n} resource instances")).collect();
+        let parts: Vec<String> =
+            counts.iter().map(|(name, n)| format!("{name} {between} {n} resource instances")).collect();
         parts.join(", ")
     };
     let content_failure = (!outcome.failures.is_empty()).then(|| {

@@ -129,7 +129,8 @@ where
             self.verify_owner().await?;
         }
         for object in claim.adopt {
-            let patch = json!({ "metadata": { "uid": object.meta().uid, "ownerReferences": [reference_to(self.owner)] } });
+            let patch =
+                json!({ "metadata": { "uid": object.meta().uid, "ownerReferences": [reference_to(self.owner)] } });
             if let Some(adopted) = self.patch(&api, &object, patch).await? {
                 owned.push(Arc::new(adopted));
             }
@@ -146,9 +147,8 @@ where
     async fn verify_owner(&self) -> Result<()> {
         let api: Api<O> = Api::namespaced(self.client.clone(), &self.key.0);
         let live = client::found(api.get(&self.key.1).await)?;
-        let same = live.is_some_and(|live| {
-            live.meta().uid == self.owner.meta().uid && live.meta().deletion_timestamp.is_none()
-        });
+        let same = live
+            .is_some_and(|live| live.meta().uid == self.owner.meta().uid && live.meta().deletion_timestamp.is_none());
         if same { Ok(()) } else { Err(Error::Waiting("the owner's replacement or deletion to be seen")) }
     }
 
@@ -189,7 +189,8 @@ mod tests {
         assert_eq!(names(&sorted.adopt), ["orphan"]);
         assert_eq!(names(&sorted.release), ["strayed"]);
 
-        owner.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::UNIX_EPOCH));
+        owner.deletion_timestamp =
+            Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::UNIX_EPOCH));
         let sorted = claim(&owner, &selector, pods(all));
         assert_eq!((sorted.keep.len(), sorted.adopt.len(), sorted.release.len()), (1, 0, 0));
     }

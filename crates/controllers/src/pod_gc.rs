@@ -214,7 +214,8 @@ mod tests {
     #[test]
     fn fates() {
         let node: Node = yaml("{ metadata: { name: n } }");
-        let retired: Node = yaml("{ spec: { taints: [{ key: node.kubernetes.io/out-of-service, effect: NoExecute }] } }");
+        let retired: Node =
+            yaml("{ spec: { taints: [{ key: node.kubernetes.io/out-of-service, effect: NoExecute }] } }");
         assert_eq!(fate(&pod("{ name: a, phase: Pending }"), None), Fate::Keep);
         assert_eq!(fate(&pod("{ name: a, deleting: true }"), None), Fate::Unscheduled);
         assert_eq!(fate(&pod("{ name: a, node: n }"), None), Fate::NodeMissing);

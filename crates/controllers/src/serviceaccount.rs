@@ -84,6 +84,9 @@ fn is_settled(error: &kube::Error) -> bool {
 
 /// Keeps the config map `kube-root-ca.crt` with `ca` (PEM) in each namespace.
 pub async fn publish_root_ca(context: Context, ca: String) {
+    if ca.is_empty() {
+        return;
+    }
     let client = context.as_controller("root-ca-cert-publisher");
     let namespaces = context.informers.of::<Namespace>();
     let maps: Informer<ConfigMap> = context.informers.select(named(ROOT_CA));
@@ -135,7 +138,8 @@ impl Publisher {
 /// The config map to write, unless the current one is right.
 fn wanted_map(current: Option<&ConfigMap>, ca: &str) -> Option<ConfigMap> {
     let data = BTreeMap::from([(CA_KEY.to_owned(), ca.to_owned())]);
-    let described = |map: &ConfigMap| map.metadata.annotations.as_ref().is_some_and(|all| all.contains_key(DESCRIPTION));
+    let described =
+        |map: &ConfigMap| map.metadata.annotations.as_ref().is_some_and(|all| all.contains_key(DESCRIPTION));
     if current.is_some_and(|map| map.data.as_ref() == Some(&data) && described(map)) {
         return None;
     }

@@ -18,10 +18,3 @@ pub fn delete_seen<K: kube::Resource>(object: &K) -> DeleteParams {
     let preconditions = Preconditions { uid: object.meta().uid.clone(), resource_version: None };
     DeleteParams::default().preconditions(preconditions)
 }
-
-/// Deletes only the object in exactly the version that was seen.
-pub fn delete_version<K: kube::Resource>(object: &K) -> DeleteParams {
-    let meta = object.meta();
-    DeleteParams::default()
-        .preconditions(Preconditions { uid: meta.uid.clone(), resource_version: meta.resource_version.clone() })
-}

@@ -107,9 +107,7 @@ impl Controller {
         let pod = change.object();
         let ended = match change {
             Change::Deleted { .. } => true,
-            Change::Applied { old, new } => {
-                pods::is_finished(new) && old.is_some_and(|old| !pods::is_finished(old))
-            }
+            Change::Applied { old, new } => pods::is_finished(new) && old.is_some_and(|old| !pods::is_finished(old)),
         };
         let Some(reference) = controller_of(&pod.metadata).filter(|owner| ended && owner.kind == "ReplicaSet") else {
             return;

@@ -59,7 +59,11 @@ pub fn plan(observed: &Observed<'_>) -> Plan {
         }
         return step.finish(false);
     }
-    if step.wish.rolling { step.roll() } else { step.recreate() }
+    if step.wish.rolling {
+        step.roll()
+    } else {
+        step.recreate()
+    }
     step.finish(true)
 }
 
@@ -93,9 +97,9 @@ impl<'a> Step<'a> {
             age(a).cmp(&age(b))
         });
         let wanted = &observed.deployment.spec.template;
-        let new = slots.iter().position(|slot| {
-            slot.seen.spec.template.as_ref().is_some_and(|seen| template::same(seen, wanted))
-        });
+        let new = slots
+            .iter()
+            .position(|slot| slot.seen.spec.template.as_ref().is_some_and(|seen| template::same(seen, wanted)));
         let conditions = observed.deployment.status.as_ref().and_then(|status| status.conditions.clone());
         Step {
             observed,
@@ -226,7 +230,8 @@ impl<'a> Step<'a> {
         if wanted != self.replicas(new) {
             return self.resize(new, wanted);
         }
-        let size_of = |slot: &Slot| Size { replicas: replicas_of(&slot.wanted), available: status::available_of(&slot.seen) };
+        let size_of =
+            |slot: &Slot| Size { replicas: replicas_of(&slot.wanted), available: status::available_of(&slot.seen) };
         let old: Vec<Size> = self.old().map(|index| size_of(&self.slots[index])).collect();
         let after = size::old_sets(&self.wish, size_of(&self.slots[new]), &old);
         let changes: Vec<(usize, i32)> =

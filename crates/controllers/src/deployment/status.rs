@@ -70,8 +70,7 @@ pub fn note_pause(deployment: &Deployment, conditions: &mut Vec<DeploymentCondit
     if reason == Some(TIMED_OUT) || paused == noted {
         return;
     }
-    let (reason, message) =
-        if paused { (PAUSED, "Deployment is paused") } else { (RESUMED, "Deployment is resumed") };
+    let (reason, message) = if paused { (PAUSED, "Deployment is paused") } else { (RESUMED, "Deployment is resumed") };
     set(conditions, condition(PROGRESSING, "Unknown", reason, message, now));
 }
 
@@ -89,7 +88,13 @@ pub fn counted(
     let minimum = if available >= wish.replicas - wish.max_unavailable {
         condition(AVAILABLE, "True", "MinimumReplicasAvailable", "Deployment has minimum availability.", now)
     } else {
-        condition(AVAILABLE, "False", "MinimumReplicasUnavailable", "Deployment does not have minimum availability.", now)
+        condition(
+            AVAILABLE,
+            "False",
+            "MinimumReplicasUnavailable",
+            "Deployment does not have minimum availability.",
+            now,
+        )
     };
     set(&mut conditions, minimum);
     let old = deployment.status.as_ref();
@@ -219,7 +224,11 @@ pub fn deadline_check(deployment: &Deployment, status: &DeploymentStatus, now: T
     let due = current.last_update_time.as_ref()?.0.as_second().saturating_add(deadline_seconds);
     // One second more, because times in conditions have whole seconds.
     let wait = due.saturating_sub(now.as_second()).saturating_add(1);
-    if current.reason.as_deref() == Some(NEW_SET_AVAILABLE) { None } else { Some(Duration::from_secs(wait.max(1).unsigned_abs())) }
+    if current.reason.as_deref() == Some(NEW_SET_AVAILABLE) {
+        None
+    } else {
+        Some(Duration::from_secs(wait.max(1).unsigned_abs()))
+    }
 }
 
 /// The failure of the new set, else of any, as a condition of the deployment.

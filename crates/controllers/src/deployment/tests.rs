@@ -55,7 +55,11 @@ impl World {
         }
         self.sets.retain(|set| !plan.delete.iter().any(|gone| gone.metadata.name == set.metadata.name));
         if let Some(revision) = plan.revision {
-            self.deployment.metadata.annotations.get_or_insert_default().insert(super::revision::REVISION.into(), revision);
+            self.deployment
+                .metadata
+                .annotations
+                .get_or_insert_default()
+                .insert(super::revision::REVISION.into(), revision);
         }
         self.deployment.status = Some(plan.status);
         !idle
@@ -109,7 +113,9 @@ impl World {
         let conditions = self.deployment.status.as_ref().and_then(|status| status.conditions.as_deref());
         match status::find(conditions.unwrap_or_default(), type_) {
             None => "none".into(),
-            Some(c) => format!("{} {}", c.status.as_deref().unwrap_or_default(), c.reason.as_deref().unwrap_or_default()),
+            Some(c) => {
+                format!("{} {}", c.status.as_deref().unwrap_or_default(), c.reason.as_deref().unwrap_or_default())
+            }
         }
     }
 

@@ -3,9 +3,7 @@
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{Container, Node, ObjectReference, Pod, Service, ServicePort};
-use k8s_openapi::api::discovery::v1::{
-    Endpoint, EndpointConditions, EndpointHints, EndpointPort, ForNode, ForZone,
-};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointHints, EndpointPort, ForNode, ForZone};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::select::ZONE;
@@ -65,7 +63,8 @@ pub fn publishes_unready(service: &Service) -> bool {
 /// Whether a pod stands behind services at all: it has an address and may still run containers.
 pub fn belongs(pod: &Pod, with_terminating: bool) -> bool {
     let addressed = pod.status.as_ref().is_some_and(|status| {
-        status.pod_ip.as_deref().is_some_and(|ip| !ip.is_empty()) || status.pod_ips.as_ref().is_some_and(|ips| !ips.is_empty())
+        status.pod_ip.as_deref().is_some_and(|ip| !ip.is_empty())
+            || status.pod_ips.as_ref().is_some_and(|ips| !ips.is_empty())
     });
     addressed && !pods::is_finished(pod) && (with_terminating || pod.metadata.deletion_timestamp.is_none())
 }

@@ -193,7 +193,12 @@ fn subsets(service: &Service, pods: &[Arc<Pod>]) -> Vec<EndpointSubset> {
         let mut key: Vec<PortKey> = ports
             .into_iter()
             .map(|port| {
-                (port.name.unwrap_or_default(), port.port.unwrap_or(0), port.protocol.unwrap_or_default(), port.app_protocol)
+                (
+                    port.name.unwrap_or_default(),
+                    port.port.unwrap_or(0),
+                    port.protocol.unwrap_or_default(),
+                    port.app_protocol,
+                )
             })
             .collect();
         key.sort();
@@ -252,7 +257,8 @@ mod tests {
         let ports = |subset: &EndpointSubset| {
             subset.ports.iter().flatten().map(|port| port.port.to_string()).collect::<Vec<_>>().join(",")
         };
-        let lines = subsets.iter().map(|s| format!("{}!{}:{}", ips(&s.addresses), ips(&s.not_ready_addresses), ports(s)));
+        let lines =
+            subsets.iter().map(|s| format!("{}!{}:{}", ips(&s.addresses), ips(&s.not_ready_addresses), ports(s)));
         lines.collect::<Vec<_>>().join(" ")
     }
 

@@ -146,6 +146,8 @@ mod tests {
     fn locks_and_those_marked_are_not_mirrored() {
         assert!(is_mirrored(&yaml("{ metadata: { name: a } }")));
         assert!(!is_mirrored(&yaml("{ metadata: { labels: { endpointslice.kubernetes.io/skip-mirror: 'true' } } }")));
-        assert!(!is_mirrored(&yaml("{ metadata: { annotations: { control-plane.alpha.kubernetes.io/leader: '{}' } } }")));
+        assert!(!is_mirrored(&yaml(
+            "{ metadata: { annotations: { control-plane.alpha.kubernetes.io/leader: '{}' } } }"
+        )));
     }
 }

@@ -13,7 +13,9 @@ mod trigger;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use client::{Change, Context, Gate, Index, Informer, Informers, Next, ObjectKey, Queue, Recorder, key_of, run_workers};
+use client::{
+    Change, Context, Gate, Index, Informer, Informers, Next, ObjectKey, Queue, Recorder, key_of, run_workers,
+};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::Api;
@@ -158,7 +160,8 @@ impl Controller {
             if let Error::Api(error) = &error
                 && !client::is_conflict(error)
             {
-                let message = format!("Error updating Endpoint Slices for Service {}/{}: {}", key.0, key.1, text_of(error));
+                let message =
+                    format!("Error updating Endpoint Slices for Service {}/{}: {}", key.0, key.1, text_of(error));
                 self.recorder.warning(&*service, "FailedToUpdateEndpointSlices", message);
             }
             return Err(error);
@@ -178,7 +181,8 @@ fn wanted(
     node_of: &dyn Fn(&str) -> Option<Arc<Node>>,
 ) -> (BTreeMap<Family, Vec<Group>>, bool) {
     let mut missing_node = false;
-    let mut wanted: BTreeMap<Family, Vec<Group>> = families(service).into_iter().map(|family| (family, vec![])).collect();
+    let mut wanted: BTreeMap<Family, Vec<Group>> =
+        families(service).into_iter().map(|family| (family, vec![])).collect();
     for pod in pods.iter().filter(|pod| endpoint::belongs(pod, true)) {
         let name = pods::node_name(pod);
         let node = name.and_then(node_of);

@@ -73,7 +73,13 @@ pub fn pack(common: &Common, wanted: &BTreeMap<Family, Vec<Group>>, existing: &[
     writes
 }
 
-fn pack_family(common: &Common, family: Family, groups: &[Group], existing: Vec<Arc<EndpointSlice>>, writes: &mut Writes) {
+fn pack_family(
+    common: &Common,
+    family: Family,
+    groups: &[Group],
+    existing: Vec<Arc<EndpointSlice>>,
+    writes: &mut Writes,
+) {
     let mut unclaimed = existing;
     let mut slices = 0;
     for group in groups.iter().filter(|group| !group.endpoints.is_empty()) {
@@ -180,9 +186,10 @@ impl Bins {
 /// The trigger time is not news by itself; other annotations and the labels are.
 fn differs(common: &Common, slice: &EndpointSlice) -> bool {
     let meta = &slice.metadata;
-    let annotated = common.annotations.iter().filter(|(name, _)| *name != TRIGGER_TIME).all(|(name, value)| {
-        meta.annotations.as_ref().and_then(|annotations| annotations.get(name)) == Some(value)
-    });
+    let annotated =
+        common.annotations.iter().filter(|(name, _)| *name != TRIGGER_TIME).all(|(name, value)| {
+            meta.annotations.as_ref().and_then(|annotations| annotations.get(name)) == Some(value)
+        });
     meta.labels.as_ref() != Some(&common.labels) || !annotated
 }
 
@@ -252,7 +259,10 @@ mod tests {
         }
         for new in &writes.create {
             let mut new = new.clone();
-            new.metadata.name = Some(format!("web-{}", (0..).find(|n| !slices.iter().any(|s| s.metadata.name == Some(format!("web-{n}")))).expect("free")));
+            new.metadata.name = Some(format!(
+                "web-{}",
+                (0..).find(|n| !slices.iter().any(|s| s.metadata.name == Some(format!("web-{n}")))).expect("free")
+            ));
             slices.push(Arc::new(new));
         }
         writes

@@ -24,7 +24,8 @@ impl TriggerTimes {
     /// The earliest new trigger: the service's creation, or a pod's becoming ready or unready.
     pub fn observe(&mut self, key: &client::ObjectKey, service: &Service, pods: &[Arc<Pod>]) -> Option<Timestamp> {
         let old = self.known.remove(key).unwrap_or_default();
-        let mut new = Known { service: service.metadata.creation_timestamp.as_ref().map(|time| time.0), ..Known::default() };
+        let mut new =
+            Known { service: service.metadata.creation_timestamp.as_ref().map(|time| time.0), ..Known::default() };
         let mut earliest = new.service.filter(|created| Some(*created) > old.service);
         for pod in pods {
             let ready = pods::condition(pod, "Ready").and_then(|ready| ready.last_transition_time.as_ref());

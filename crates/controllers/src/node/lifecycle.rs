@@ -69,7 +69,8 @@ struct Controller {
 }
 
 fn zone_of(node: &Node) -> String {
-    let label = |name: &str| node.metadata.labels.as_ref().and_then(|labels| labels.get(name)).map_or("", String::as_str);
+    let label =
+        |name: &str| node.metadata.labels.as_ref().and_then(|labels| labels.get(name)).map_or("", String::as_str);
     format!("{}/{}", label(REGION), label(ZONE))
 }
 
@@ -113,7 +114,11 @@ impl Controller {
         match change {
             Change::Applied { old: None, .. } => {
                 self.hear(&name);
-                self.recorder.normal(&**node, "RegisteredNode", format!("Node {name} event: Registered Node {name} in Controller"));
+                self.recorder.normal(
+                    &**node,
+                    "RegisteredNode",
+                    format!("Node {name} event: Registered Node {name} in Controller"),
+                );
             }
             Change::Applied { old: Some(old), new } => {
                 // Our own verdict keeps the heartbeat time, so that it is not taken for a sign of life.
@@ -131,7 +136,11 @@ impl Controller {
             }
             Change::Deleted { .. } => {
                 self.state.lock().heard.remove(&name);
-                self.recorder.normal(&**node, "RemovingNode", format!("Node {name} event: Removing Node {name} from Controller"));
+                self.recorder.normal(
+                    &**node,
+                    "RemovingNode",
+                    format!("Node {name} event: Removing Node {name} from Controller"),
+                );
             }
         }
         self.queue.add(name);
@@ -180,7 +189,8 @@ impl Controller {
     /// Whether the node may get an evicting taint now, and if not, when it may.
     fn may_evict(&self, node: &Node) -> (bool, Option<Duration>) {
         let Some(key) = taints::eviction_key(node) else { return (false, None) };
-        let present = |taint: &k8s_openapi::api::core::v1::Taint| taint.key == key && taint.effect == taints::NO_EXECUTE;
+        let present =
+            |taint: &k8s_openapi::api::core::v1::Taint| taint.key == key && taint.effect == taints::NO_EXECUTE;
         if taints::taints_of(node).iter().any(present) {
             return (true, None);
         }

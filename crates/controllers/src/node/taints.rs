@@ -180,7 +180,12 @@ mod tests {
         let seconds = |tolerations: &str, age: i64| {
             let mut pod = pod(&format!("{{ name: a, age: {age} }}"));
             pod.spec.get_or_insert_default().tolerations = Some(yaml(tolerations));
-            let taint = |key: &str| Taint { key: key.into(), effect: NO_EXECUTE.into(), time_added: Some(ago(100)), value: None };
+            let taint = |key: &str| Taint {
+                key: key.into(),
+                effect: NO_EXECUTE.into(),
+                time_added: Some(ago(100)),
+                value: None,
+            };
             match leave(&pod, &[taint("x"), taint("y")], now()) {
                 Leave::Never => None,
                 Leave::At(at) => Some(at.as_second() - now().as_second()),

@@ -84,9 +84,9 @@ impl<R: Replicated> Controller<R> {
             }
         }
         let orphaned = controller_of(&pod.metadata).is_none() && matches!(change, Change::Applied { .. });
-        let news = change.old().is_none_or(|old| {
-            old.metadata.labels != pod.metadata.labels || controller_of(&old.metadata).is_some()
-        });
+        let news = change
+            .old()
+            .is_none_or(|old| old.metadata.labels != pod.metadata.labels || controller_of(&old.metadata).is_some());
         if orphaned && news {
             for set in self.sets.list_namespace(namespace) {
                 if let Ok(Some(selector)) = set.selector()
@@ -115,7 +115,8 @@ impl<R: Replicated> Controller<R> {
         let claimer = Claimer { client: &self.client, owner: &*set, gate: &self.pod_gate, key };
         let active = claimer.carry_out(claim(set.meta(), &selector, candidates)).await?;
 
-        let scaled = if set.meta().deletion_timestamp.is_none() { self.scale(key, &set, &active).await } else { Ok(()) };
+        let scaled =
+            if set.meta().deletion_timestamp.is_none() { self.scale(key, &set, &active).await } else { Ok(()) };
         let failure = scaled.as_ref().err().map(|(reason, error)| (*reason, error.to_string()));
         let old = set.status();
         let observed = Observed {

@@ -60,7 +60,8 @@ fn cost_order(a: &Pod, b: &Pod, crowd_a: usize, crowd_b: usize, now: Timestamp) 
         _ => 2,
     };
     let both_ready = pods::is_ready(a) && pods::is_ready(b);
-    let ready_order = || if both_ready { younger(pods::ready_since(a), pods::ready_since(b), a, b, now) } else { Ordering::Equal };
+    let ready_order =
+        || if both_ready { younger(pods::ready_since(a), pods::ready_since(b), a, b, now) } else { Ordering::Equal };
     let created = |pod: &Pod| pod.metadata.creation_timestamp.as_ref().map(|time| time.0);
     assigned(a)
         .cmp(&assigned(b))
@@ -75,7 +76,12 @@ fn cost_order(a: &Pod, b: &Pod, crowd_a: usize, crowd_b: usize, now: Timestamp) 
 
 /// Missing or malformed costs count as zero.
 fn deletion_cost(pod: &Pod) -> i32 {
-    pod.metadata.annotations.as_ref().and_then(|all| all.get(DELETION_COST)).and_then(|text| text.parse().ok()).unwrap_or(0)
+    pod.metadata
+        .annotations
+        .as_ref()
+        .and_then(|all| all.get(DELETION_COST))
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(0)
 }
 
 /// The younger first, by the logarithm of the age (upstream's LogarithmicScaleDown): among pods of about one age the
@@ -142,7 +148,10 @@ pub fn status(observed: &Observed<'_>, now: Timestamp) -> (ScaleStatus, Option<D
     let count = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
     let template_labels = observed.template.and_then(|t| t.metadata.as_ref()).and_then(|meta| meta.labels.as_ref());
     let fully_labeled = |pod: &&Arc<Pod>| {
-        template_labels.into_iter().flatten().all(|(k, v)| pod.metadata.labels.as_ref().and_then(|l| l.get(k)) == Some(v))
+        template_labels
+            .into_iter()
+            .flatten()
+            .all(|(k, v)| pod.metadata.labels.as_ref().and_then(|l| l.get(k)) == Some(v))
     };
     let mut available = 0;
     let mut recheck: Option<Duration> = None;
