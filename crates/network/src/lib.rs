@@ -15,4 +15,8 @@ pub mod proxy;
 pub use error::{Error, Result};
 
 #[cfg(test)]
+mod fake_api;
+#[cfg(test)]
+mod node_tests;
+#[cfg(test)]
 mod testing;
