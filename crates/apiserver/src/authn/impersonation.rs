@@ -1,7 +1,7 @@
 //! Acting as somebody else (`kubectl --as`): headers name the user, groups, UID and extra; each needs the verb `impersonate`.
 
 use apimachinery::status::{Result, StatusError};
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use percent_encoding::percent_decode_str;
 
 use super::service_account::{groups, split_user_name};
@@ -31,15 +31,15 @@ pub fn impersonate(authorizer: &Authorizer, user: &UserInfo, headers: &HeaderMap
 }
 
 fn wanted(headers: &HeaderMap) -> Result<Option<UserInfo>> {
-    let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
-    let mut wanted = UserInfo { name: text("impersonate-user"), uid: text("impersonate-uid"), ..UserInfo::default() };
+    let text = |name: &str| headers.get(name).map_or(Ok(""), text).map(str::to_owned);
+    let mut wanted = UserInfo { name: text("impersonate-user")?, uid: text("impersonate-uid")?, ..UserInfo::default() };
     for group in headers.get_all("impersonate-group") {
-        wanted.groups.push(group.to_str().unwrap_or_default().to_owned());
+        wanted.groups.push(self::text(group)?.to_owned());
     }
     for (name, value) in headers {
         if let Some(key) = name.as_str().strip_prefix(EXTRA_PREFIX) {
             let key = percent_decode_str(key).decode_utf8_lossy().to_lowercase();
-            wanted.extra.entry(key).or_default().push(value.to_str().unwrap_or_default().to_owned());
+            wanted.extra.entry(key).or_default().push(self::text(value)?.to_owned());
         }
     }
     if !wanted.name.is_empty() {
@@ -49,6 +49,11 @@ fn wanted(headers: &HeaderMap) -> Result<Option<UserInfo>> {
         return Ok(None);
     }
     Err(StatusError::internal("requested groups, a uid or extra without impersonating a user"))
+}
+
+/// A value that cannot be read must not count as absent: the caller would go on as itself, with more power than it asked for.
+fn text(value: &HeaderValue) -> Result<&str> {
+    std::str::from_utf8(value.as_bytes()).map_err(|_| StatusError::bad_request("impersonation headers must be UTF-8"))
 }
 
 /// The permissions that are needed to be `wanted`.

@@ -22,7 +22,7 @@ impl TokenSigner {
         TokenSigner { audiences: vec![issuer.clone()], issuer, key, former: Vec::new() }
     }
 
-    /// Audiences by which the API server is meant, the issuer's URL included or not; the first ones are the default of new tokens.
+    /// The audiences that mean the API server, and that new tokens have unless others are asked for.
     #[must_use]
     pub fn with_audiences(mut self, audiences: Vec<String>) -> Self {
         self.audiences = audiences;

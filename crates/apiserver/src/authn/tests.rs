@@ -204,4 +204,7 @@ fn impersonation_needs_each_permission() {
     );
     assert_eq!(become_user(&[("impersonate-user", "bob"), ("impersonate-extra-scopes", "x")]).unwrap_err().code, 403);
     assert_eq!(become_user(&[("impersonate-group", "devs")]).unwrap_err().code, 500);
+    let unreadable = http::HeaderValue::from_bytes(b"\xff").unwrap();
+    let headers = [(http::HeaderName::from_static("impersonate-user"), unreadable)].into_iter().collect();
+    assert_eq!(impersonate(&authorizer, &ann, &headers).unwrap_err().code, 400);
 }

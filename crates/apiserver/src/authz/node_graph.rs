@@ -2,7 +2,9 @@
 //!
 //! Pure: fed with changed objects. The same relations as upstream's node authoriser graph, kept as reverse indexes.
 
-use std::collections::{HashMap, HashSet};
+use std::borrow::Borrow;
+use std::collections::HashMap;
+use std::hash::Hash;
 
 use serde::Deserialize;
 
@@ -46,20 +48,20 @@ const VOLUMES: usize = 1;
 
 #[derive(Debug, Default)]
 pub struct NodeGraph {
-    /// What each object refers to, and for which node (empty: whichever node has the claim).
+    /// What each object refers to, and for which node.
     sources: HashMap<Source, (Node, Vec<Referred>)>,
     /// Nodes that reach an object directly, with the number of sources that say so.
     direct: HashMap<Referred, HashMap<Node, usize>>,
-    /// From a claim to the volume and secrets that its volume brings with it.
-    through_claim: HashMap<Referred, Vec<Referred>>,
-    /// The claims by which an object is reached.
-    claims_of: HashMap<Referred, HashSet<Referred>>,
+    /// Each volume's claim, and what the volume brings along: itself and secrets.
+    volumes: HashMap<Box<str>, (Referred, Vec<Referred>)>,
+    /// The claims by which an object is reached, with the number of volumes that say so.
+    claims_of: HashMap<Referred, HashMap<Referred, usize>>,
 }
 
 impl NodeGraph {
     pub fn reaches(&self, node: &str, wanted: &Referred) -> bool {
         let direct = |r: &Referred| self.direct.get(r).is_some_and(|nodes| nodes.contains_key(node));
-        direct(wanted) || self.claims_of.get(wanted).is_some_and(|claims| claims.iter().any(direct))
+        direct(wanted) || self.claims_of.get(wanted).is_some_and(|claims| claims.keys().any(direct))
     }
 
     /// Takes in the state of one object of `PREFIXES[prefix]`; `None` is its absence.
@@ -79,7 +81,7 @@ impl NodeGraph {
         }
         if let Some((node, old)) = self.sources.remove(&key) {
             for referred in old {
-                self.release(&referred, &node);
+                discount(&mut self.direct, &referred, &node);
             }
         }
         if let Some((node, references)) = new {
@@ -90,41 +92,36 @@ impl NodeGraph {
         }
     }
 
-    fn release(&mut self, referred: &Referred, node: &str) {
-        let Some(nodes) = self.direct.get_mut(referred) else { return };
-        if let Some(count) = nodes.get_mut(node) {
-            *count -= 1;
-            if *count == 0 {
-                nodes.remove(node);
-            }
-        }
-        if nodes.is_empty() {
-            self.direct.remove(referred);
-        }
-    }
-
     fn apply_volume(&mut self, name: &str, json: Option<&[u8]>) {
-        let volume = Referred::new(Kind::Volume, "", name);
-        let key: Source = (VOLUMES, "".into(), name.into());
-        if let Some((_, old)) = self.sources.remove(&key)
-            && let Some(claim) = old.into_iter().next()
-        {
-            for reached in self.through_claim.remove(&claim).into_iter().flatten() {
-                if let Some(claims) = self.claims_of.get_mut(&reached) {
-                    claims.remove(&claim);
-                    if claims.is_empty() {
-                        self.claims_of.remove(&reached);
-                    }
-                }
+        if let Some((claim, old)) = self.volumes.remove(name) {
+            for reached in old {
+                discount(&mut self.claims_of, &reached, &claim);
             }
         }
         let Some((claim, mut reached)) = json.and_then(volume_references) else { return };
-        reached.push(volume);
+        reached.push(Referred::new(Kind::Volume, "", name));
         for referred in &reached {
-            self.claims_of.entry(referred.clone()).or_default().insert(claim.clone());
+            *self.claims_of.entry(referred.clone()).or_default().entry(claim.clone()).or_default() += 1;
         }
-        self.through_claim.insert(claim.clone(), reached);
-        self.sources.insert(key, (Node::default(), vec![claim]));
+        self.volumes.insert(name.into(), (claim, reached));
+    }
+}
+
+/// Takes one from `counts[outer][inner]`; nothing stays behind at zero.
+fn discount<I, Q>(counts: &mut HashMap<Referred, HashMap<I, usize>>, outer: &Referred, inner: &Q)
+where
+    I: Eq + Hash + Borrow<Q>,
+    Q: Eq + Hash + ?Sized,
+{
+    let Some(inners) = counts.get_mut(outer) else { return };
+    if let Some(count) = inners.get_mut(inner) {
+        *count -= 1;
+        if *count == 0 {
+            inners.remove(inner);
+        }
+    }
+    if inners.is_empty() {
+        counts.remove(outer);
     }
 }
 
@@ -430,5 +427,84 @@ mod tests {
         graph.apply(PODS, "ns", "p", Some(pod.to_string().as_bytes()));
         assert!(!graph.reaches("n1", &Referred::new(Kind::Secret, "ns", "pull")));
         assert!(graph.reaches("n1", &Referred::new(Kind::Pod, "ns", "p")));
+    }
+
+    mod laws {
+        use super::*;
+        use proptest::prelude::*;
+        use std::collections::BTreeMap;
+
+        #[derive(Clone, Debug)]
+        enum Change {
+            /// Pod, node (0: none), secret, claim.
+            Pod(u8, u8, u8, u8),
+            /// Volume, claim, secret.
+            Volume(u8, u8, u8),
+            GonePod(u8),
+            GoneVolume(u8),
+        }
+
+        fn change() -> impl Strategy<Value = Change> {
+            prop_oneof![
+                4 => (0..4u8, 0..3u8, 0..3u8, 0..3u8).prop_map(|(p, n, s, c)| Change::Pod(p, n, s, c)),
+                2 => (0..3u8, 0..3u8, 0..3u8).prop_map(|(v, c, s)| Change::Volume(v, c, s)),
+                1 => (0..4u8).prop_map(Change::GonePod),
+                1 => (0..3u8).prop_map(Change::GoneVolume),
+            ]
+        }
+
+        fn pod(node: u8, secret: u8, claim: u8) -> String {
+            let node = if node == 0 { String::new() } else { format!("n{node}") };
+            json!({"spec": {"nodeName": node, "volumes": [{"secret": {"secretName": format!("s{secret}")}},
+                {"persistentVolumeClaim": {"claimName": format!("c{claim}")}}]}})
+            .to_string()
+        }
+
+        fn volume(claim: u8, secret: u8) -> String {
+            json!({"spec": {"claimRef": {"namespace": "ns", "name": format!("c{claim}")},
+                "csi": {"nodeStageSecretRef": {"name": format!("s{secret}"), "namespace": "ns"}}}})
+            .to_string()
+        }
+
+        proptest! {
+            /// The incremental indexes answer as one look over all objects would.
+            #[test]
+            fn the_graph_is_what_its_objects_say(changes in prop::collection::vec(change(), 1..30)) {
+                let mut graph = NodeGraph::default();
+                let (mut pods, mut volumes) = (BTreeMap::new(), BTreeMap::new());
+                for change in changes {
+                    match change {
+                        Change::Pod(p, n, s, c) => {
+                            graph.apply(PODS, "ns", &format!("p{p}"), Some(pod(n, s, c).as_bytes()));
+                            pods.insert(p, (n, s, c));
+                        }
+                        Change::Volume(v, c, s) => {
+                            graph.apply(VOLUMES, "", &format!("v{v}"), Some(volume(c, s).as_bytes()));
+                            volumes.insert(v, (c, s));
+                        }
+                        Change::GonePod(p) => {
+                            graph.apply(PODS, "ns", &format!("p{p}"), None);
+                            pods.remove(&p);
+                        }
+                        Change::GoneVolume(v) => {
+                            graph.apply(VOLUMES, "", &format!("v{v}"), None);
+                            volumes.remove(&v);
+                        }
+                    }
+                }
+                for node in 1..3u8 {
+                    let claims: Vec<u8> = pods.values().filter(|p| p.0 == node).map(|p| p.2).collect();
+                    for n in 0..3u8 {
+                        let by_volume = volumes.values().any(|(claim, secret)| *secret == n && claims.contains(claim));
+                        let secret = by_volume || pods.values().any(|p| p.0 == node && p.1 == n);
+                        let asked = Referred::new(Kind::Secret, "ns", &format!("s{n}"));
+                        prop_assert_eq!(graph.reaches(&format!("n{node}"), &asked), secret);
+                        let volume = volumes.get(&n).is_some_and(|(claim, _)| claims.contains(claim));
+                        let asked = Referred::new(Kind::Volume, "", &format!("v{n}"));
+                        prop_assert_eq!(graph.reaches(&format!("n{node}"), &asked), volume);
+                    }
+                }
+            }
+        }
     }
 }

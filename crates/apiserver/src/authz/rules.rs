@@ -268,4 +268,73 @@ mod tests {
         assert_eq!(missing("get /a"), [r#"{NonResourceURLs:["/a"], Verbs:["get"]}"#]);
         assert_eq!(uncovered(&Rule::full_authority(), &[rule("* * *"), rule("* *")]), []);
     }
+
+    mod laws {
+        use super::*;
+        use proptest::prelude::*;
+
+        fn some(of: &'static [&'static str]) -> impl Strategy<Value = Vec<Box<str>>> {
+            prop::collection::vec(prop::sample::select(of).prop_map(Box::from), 1..3)
+        }
+
+        fn any_rule() -> impl Strategy<Value = Rule> {
+            let verbs = || some(&["get", "list", "*"]);
+            let groups = some(&["", "apps", "*"]);
+            let resources = some(&["pods", "pods/log", "deployments", "*/log", "*"]);
+            let names = prop_oneof![Just(Vec::new()), some(&["a", "b"])];
+            let things =
+                (verbs(), groups, resources, names).prop_map(|(verbs, api_groups, resources, resource_names)| Rule {
+                    verbs,
+                    api_groups,
+                    resources,
+                    resource_names,
+                    ..Rule::default()
+                });
+            let paths = (verbs(), some(&["/a", "/a/*", "/a*", "*"]));
+            let paths =
+                paths.prop_map(|(verbs, non_resource_urls)| Rule { verbs, non_resource_urls, ..Rule::default() });
+            prop_oneof![4 => things, 1 => paths]
+        }
+
+        fn any_request() -> impl Strategy<Value = RequestInfo> {
+            let verb = || prop::sample::select(&["get", "list", "delete"][..]);
+            let resource =
+                prop::sample::select(&["pods", "pods/log", "deployments", "deployments/log", "services"][..]);
+            let name = prop::sample::select(&["", "a", "b", "c"][..]);
+            let group = prop::sample::select(&["", "apps", "batch"][..]);
+            let path = prop::sample::select(&["/", "/a", "/a/b", "/ab"][..]);
+            prop_oneof![
+                4 => (verb(), group, resource, name).prop_map(|(verb, group, resource, name)| asks(verb, group, resource, name)),
+                1 => (verb(), path).prop_map(|(verb, path)| RequestInfo {
+                    verb: verb.into(), path: path.into(), ..RequestInfo::default()
+                }),
+            ]
+        }
+
+        proptest! {
+            /// Nobody gains a permission by granting what is covered.
+            #[test]
+            fn covered_rules_allow_nothing_new(
+                held in prop::collection::vec(any_rule(), 0..4),
+                wanted in any_rule(),
+                requests in prop::collection::vec(any_request(), 20),
+            ) {
+                if uncovered(&held, std::slice::from_ref(&wanted)).is_empty() {
+                    for request in requests.iter().filter(|request| wanted.allows(request)) {
+                        prop_assert!(held.iter().any(|rule| rule.allows(request)), "{request:?}");
+                    }
+                }
+            }
+
+            #[test]
+            fn every_rule_covers_itself_and_compacting_keeps_its_meaning(
+                rules in prop::collection::vec(any_rule(), 1..4),
+                request in any_request(),
+            ) {
+                prop_assert_eq!(uncovered(&rules, &rules), []);
+                let allows = |rules: &[Rule]| rules.iter().any(|rule| rule.allows(&request));
+                prop_assert_eq!(allows(&compact(rules.clone())), allows(&rules));
+            }
+        }
+    }
 }
