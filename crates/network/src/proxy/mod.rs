@@ -9,6 +9,8 @@ pub mod selection;
 pub mod table;
 
 #[cfg(test)]
+mod laws;
+#[cfg(test)]
 mod packet_tests;
 #[cfg(test)]
 mod tests;
