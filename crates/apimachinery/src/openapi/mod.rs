@@ -3,6 +3,7 @@
 //!
 //! Callers keep the bytes by the table's [`generation`](crate::resource::ResourceTable::generation); nothing is kept here.
 
+mod custom;
 mod descriptions;
 pub mod gnostic;
 mod paths;
@@ -37,9 +38,7 @@ fn roots<'a>(rows: impl Iterator<Item = &'a crate::resource::ResourceRow>) -> Ve
     let mut roots: Vec<String> = COMMON.iter().map(|name| format!("{META}.{name}")).collect();
     roots.push(format!("{META}.ListMeta"));
     for row in rows {
-        if !row.custom {
-            roots.push(schemas::kind_name(row));
-        }
+        roots.push(if row.custom { custom::TEXTS_FROM.to_owned() } else { schemas::kind_name(row) });
         let bodies = row.subresources.iter().filter_map(|s| schema.by_kind(&s.group, &s.version, &s.kind));
         roots.extend(bodies.map(|id| schema.get(id).name.to_string()));
     }

@@ -100,6 +100,8 @@ struct Operation {
     codes: &'static [u16],
     answer: Option<String>,
     watchable: bool,
+    /// Custom kinds have no protobuf form and no strategic merge.
+    custom: bool,
 }
 
 /// Every path of one group-version: its discovery document and its rows.
@@ -123,6 +125,7 @@ pub fn group_version<'a>(
         codes: &[200],
         answer: Some(format!("{META}.APIResourceList")),
         watchable: false,
+        custom: false,
     };
     write(paths, format!("{}/", names.base), &[], vec![discovery], dialect);
     for row in rows {
@@ -214,6 +217,7 @@ fn operation(names: &Names, row: &ResourceRow, verb: Verb, namespaced: bool) -> 
         codes: &[200],
         answer: Some(kind.clone()),
         watchable: false,
+        custom: row.custom,
     };
     match verb {
         Verb::Get => Operation { id: named("read"), description: format!("read the specified {}", row.kind), ..base },
@@ -362,6 +366,7 @@ fn connect(names: &Names, row: &ResourceRow, sub: &Subresource, verb: Verb, part
         codes: &[200],
         answer: None,
         watchable: false,
+        custom: false,
     }
 }
 
@@ -423,7 +428,12 @@ fn produced(operation: &Operation) -> Vec<&'static str> {
     if operation.watchable {
         types.extend(["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"]);
     }
+    types.retain(|ty| !(operation.custom && ty.contains("protobuf")));
     types
+}
+
+fn patched_with(operation: &Operation) -> &'static [&'static str] {
+    if operation.custom { &PATCH_TYPES[..3] } else { &PATCH_TYPES }
 }
 
 fn reason(code: u16) -> &'static str {
@@ -456,7 +466,8 @@ fn v2_operation(operation: &Operation) -> Value {
         }
         parameters.push(body);
     }
-    let consumes: Vec<&str> = if matches!(operation.body, Body::Patch) { PATCH_TYPES.to_vec() } else { vec!["*/*"] };
+    let consumes: Vec<&str> =
+        if matches!(operation.body, Body::Patch) { patched_with(operation).to_vec() } else { vec!["*/*"] };
     let mut value = json!({
         "description": operation.description, "operationId": operation.id, "tags": [operation.tag],
         "schemes": ["https"], "consumes": consumes, "produces": produced(operation), "responses": responses,
@@ -497,7 +508,7 @@ fn v3_operation(operation: &Operation) -> Value {
         }
         Body::Patch => {
             let schema = Dialect::V3.reference(&format!("{META}.Patch"));
-            value["requestBody"] = json!({"content": content(&PATCH_TYPES, schema), "required": true});
+            value["requestBody"] = json!({"content": content(patched_with(operation), schema), "required": true});
         }
     }
     extensions(operation, &mut value);

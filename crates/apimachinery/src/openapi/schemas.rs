@@ -5,9 +5,12 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
+use super::custom;
 use super::descriptions::Descriptions;
 use crate::resource::ResourceRow;
-use crate::schema::{Field, GroupVersionKind, List, ListKind, Object, Rule, Scalar, Schema, Shape, Type, TypeId};
+use crate::schema::{
+    Field, GroupVersionKind, List, ListKind, Object, Rule, Scalar, Schema, Shape, Type, TypeId, builtin,
+};
 
 pub const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
 
@@ -24,6 +27,17 @@ impl Dialect {
             Dialect::V3 => "#/components/schemas/",
         };
         json!({ "$ref": format!("{prefix}{name}") })
+    }
+
+    /// A reference with words of its own: version 3 needs `allOf` for that.
+    pub fn described(self, mut reference: Value, text: &str) -> Value {
+        match self {
+            Dialect::V2 => {
+                reference["description"] = text.into();
+                reference
+            }
+            Dialect::V3 => json!({"allOf": [reference], "description": text}),
+        }
     }
 }
 
@@ -101,40 +115,28 @@ impl Definitions {
             return;
         }
         let kind = |kind: &str| json!([gvk(&GroupVersionKind::new(&row.group, &row.version, kind))]);
-        let mut value = self.inline(&row.schema, row.schema.get(row.root), "");
+        let source = row.schema.source.as_deref().unwrap_or("{}");
+        let mut value = custom::kind(source, self.dialect, &self.texts);
         value["x-kubernetes-group-version-kind"] = kind(&row.kind);
         self.schemas.insert(name.clone(), value);
-        self.add_named(crate::schema::builtin(), &format!("{META}.ListMeta"));
+        for meta in ["ObjectMeta", "ListMeta"] {
+            self.add_named(builtin(), &format!("{META}.{meta}"));
+        }
+        let text = |field: &str| list_field("List", field).unwrap_or_default();
+        let metadata = self.dialect.reference(&format!("{META}.ListMeta"));
         let list = json!({
             "description": format!("{} is a list of {}", row.list_kind, row.kind),
             "type": "object",
             "required": ["items"],
             "properties": {
-                "apiVersion": {"type": "string", "description": "The version of this list's schema."},
-                "kind": {"type": "string", "description": "The name of this list's kind."},
-                "items": {
-                    "type": "array", "description": format!("List of {}.", row.plural),
-                    "items": self.dialect.reference(&name),
-                },
-                "metadata": self.referring(&format!("{META}.ListMeta"), Some("Standard list metadata.")),
+                "apiVersion": {"type": "string", "description": text("apiVersion")},
+                "kind": {"type": "string", "description": text("kind")},
+                "items": {"type": "array", "description": text("items"), "items": self.dialect.reference(&name)},
+                "metadata": self.dialect.described(metadata, text("metadata")),
             },
             "x-kubernetes-group-version-kind": kind(&row.list_kind),
         });
         self.schemas.insert(list_name(row), list);
-    }
-
-    /// A reference with words of its own: version 3 needs `allOf` for that.
-    fn referring(&self, name: &str, text: Option<&str>) -> Value {
-        let reference = self.dialect.reference(name);
-        match (text, self.dialect) {
-            (None, _) => reference,
-            (Some(text), Dialect::V2) => {
-                let mut reference = reference;
-                reference["description"] = text.into();
-                reference
-            }
-            (Some(text), Dialect::V3) => json!({"allOf": [reference], "description": text}),
-        }
     }
 
     fn type_of(&mut self, schema: &Schema, id: TypeId, text: Option<&str>) -> Value {
@@ -147,12 +149,13 @@ impl Definitions {
             return value;
         }
         self.add(schema, id);
-        self.referring(&ty.name, text)
+        let reference = self.dialect.reference(&ty.name);
+        text.map_or(reference.clone(), |text| self.dialect.described(reference, text))
     }
 
     /// The schema of a type itself. `owner` is its definition, for the texts of its fields.
     fn inline(&mut self, schema: &Schema, ty: &Type, owner: &str) -> Value {
-        let mut value = match &ty.shape {
+        match &ty.shape {
             Shape::Object(object) => self.object(schema, object, owner),
             Shape::Map { value, atomic } => {
                 let mut map = json!({"type": "object", "additionalProperties": self.type_of(schema, *value, None)});
@@ -162,21 +165,10 @@ impl Definitions {
                 map
             }
             Shape::List(list) => self.list(schema, list),
-            Shape::Scalar(kind) => self.scalar(*kind, ty.structural),
-            Shape::Any if ty.structural => {
-                json!({"x-kubernetes-preserve-unknown-fields": true})
-            }
+            Shape::Scalar(kind) => self.scalar(*kind),
             Shape::Any if ty.name.contains(".JSON") => json!({}),
             Shape::Any => json!({"type": "object"}),
-        };
-        if let Some(text) = &ty.description {
-            value["description"] = (&**text).into();
         }
-        if self.dialect == Dialect::V3 && ty.nullable {
-            value["nullable"] = true.into();
-        }
-        annotate(&mut value, &ty.rules);
-        value
     }
 
     fn object(&mut self, schema: &Schema, object: &Object, owner: &str) -> Value {
@@ -192,17 +184,6 @@ impl Definitions {
         let required: Vec<&str> = object.fields.iter().filter(|f| f.required).map(|f| &*f.name).collect();
         if !required.is_empty() {
             value["required"] = json!(required);
-        }
-        if let Some(ty) = object.additional {
-            value["additionalProperties"] = self.type_of(schema, ty, None);
-        }
-        for (present, key) in [
-            (object.preserve_unknown, "x-kubernetes-preserve-unknown-fields"),
-            (object.embedded, "x-kubernetes-embedded-resource"),
-        ] {
-            if present {
-                value[key] = true.into();
-            }
         }
         if object.atomic {
             value["x-kubernetes-map-type"] = "atomic".into();
@@ -225,13 +206,13 @@ impl Definitions {
         if owner.ends_with("List") && &*field.name == "items" {
             value.as_object_mut().map(|map| map.remove("x-kubernetes-list-type"));
         }
-        if self.dialect == Dialect::V3 {
-            let enumeration = field.rules.iter().filter(|rule| matches!(rule, Rule::Enum(_)));
-            if value["type"] == "string" {
-                enumeration.for_each(|rule| annotate(&mut value, std::slice::from_ref(rule)));
-            }
-            if let (Some(default), true) = (&field.default, schema.structural) {
-                value["default"] = default.clone();
+        if self.dialect == Dialect::V3 && value["type"] == "string" {
+            let values = field.rules.iter().find_map(|rule| match rule {
+                Rule::Enum(values) => Some(values),
+                _ => None,
+            });
+            if let Some(values) = values {
+                value["enum"] = json!(values);
             }
         }
         value
@@ -240,7 +221,6 @@ impl Definitions {
     fn list(&mut self, schema: &Schema, list: &List) -> Value {
         let mut value = json!({"type": "array", "items": self.type_of(schema, list.item, None)});
         match &list.kind {
-            ListKind::Atomic if schema.structural => {}
             ListKind::Atomic => value["x-kubernetes-list-type"] = "atomic".into(),
             ListKind::Set => value["x-kubernetes-list-type"] = "set".into(),
             ListKind::Map { keys } => {
@@ -251,22 +231,19 @@ impl Definitions {
         value
     }
 
-    fn scalar(&self, kind: Scalar, structural: bool) -> Value {
+    fn scalar(&self, kind: Scalar) -> Value {
         match (kind, self.dialect) {
             (Scalar::String, _) | (Scalar::Quantity, Dialect::V2) => json!({"type": "string"}),
             (Scalar::Bytes, _) => json!({"type": "string", "format": "byte"}),
             (Scalar::Time | Scalar::MicroTime, _) => json!({"type": "string", "format": "date-time"}),
             (Scalar::Quantity, Dialect::V3) => json!({"oneOf": [{"type": "string"}, {"type": "number"}]}),
-            (Scalar::IntOrString, _) if structural => json!({"x-kubernetes-int-or-string": true}),
             (Scalar::IntOrString, Dialect::V2) => json!({"type": "string", "format": "int-or-string"}),
             (Scalar::IntOrString, Dialect::V3) => {
                 json!({"format": "int-or-string", "oneOf": [{"type": "integer"}, {"type": "string"}]})
             }
             (Scalar::Bool, _) => json!({"type": "boolean"}),
             (Scalar::Int32, _) => json!({"type": "integer", "format": "int32"}),
-            (Scalar::Int64, _) if structural => json!({"type": "integer"}),
             (Scalar::Int64, _) => json!({"type": "integer", "format": "int64"}),
-            (Scalar::Double, _) if structural => json!({"type": "number"}),
             (Scalar::Double, _) => json!({"type": "number", "format": "double"}),
         }
     }
@@ -288,50 +265,4 @@ fn list_field(owner: &str, field: &str) -> Option<&'static str> {
         "items" => "The objects of this list.",
         _ => return None,
     })
-}
-
-/// Rules as the keywords of JSON schema, where it has one.
-fn annotate(value: &mut Value, rules: &[Rule]) {
-    for rule in rules {
-        match rule {
-            Rule::Enum(values) => {
-                let text = value["type"] == "string";
-                let parse = |v: &str| serde_json::from_str(v).unwrap_or_else(|_| v.into());
-                value["enum"] = values.iter().map(|v| if text { Value::from(&**v) } else { parse(v) }).collect();
-            }
-            Rule::Range { min, max } => {
-                set_number(value, "minimum", *min);
-                set_number(value, "maximum", *max);
-            }
-            Rule::Between { above, below } => {
-                for (bound, key, flag) in
-                    [(above, "minimum", "exclusiveMinimum"), (below, "maximum", "exclusiveMaximum")]
-                {
-                    if bound.is_some() {
-                        set_number(value, key, *bound);
-                        value[flag] = true.into();
-                    }
-                }
-            }
-            Rule::MultipleOf(factor) => set_number(value, "multipleOf", Some(*factor)),
-            Rule::MinLength(n) => value["minLength"] = (*n).into(),
-            Rule::MaxLength(n) => value["maxLength"] = (*n).into(),
-            Rule::MinItems(n) => value["minItems"] = (*n).into(),
-            Rule::MaxItems(n) => value["maxItems"] = (*n).into(),
-            Rule::MinProperties(n) => value["minProperties"] = (*n).into(),
-            Rule::MaxProperties(n) => value["maxProperties"] = (*n).into(),
-            Rule::UniqueItems => value["uniqueItems"] = true.into(),
-            Rule::Pattern(pattern) => value["pattern"] = pattern.as_str().into(),
-            _ => {}
-        }
-    }
-}
-
-/// Whole numbers are written without a fraction.
-fn set_number(value: &mut Value, key: &str, number: Option<f64>) {
-    const EXACT: f64 = 9_007_199_254_740_992.0;
-    if let Some(number) = number {
-        let whole = number.fract() == 0.0 && number.abs() <= EXACT;
-        value[key] = if whole { json!(number as i64) } else { json!(number) };
-    }
 }

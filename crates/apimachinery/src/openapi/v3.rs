@@ -1,6 +1,5 @@
 //! OpenAPI 3.0: one document for each group-version, and the index of them.
 
-use std::fmt::Write as _;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use serde_json::{Map, Value, json};
@@ -31,22 +30,11 @@ fn hash<'a>(rows: impl Iterator<Item = &'a ResourceRow>) -> String {
     let mut hasher = DefaultHasher::new();
     (env!("CARGO_PKG_VERSION"), crate::schema::builtin_fingerprint()).hash(&mut hasher);
     for row in rows {
-        (&row.plural, &row.kind, &row.short_names, row.custom).hash(&mut hasher);
-        if row.custom {
-            // A writer into the hasher never fails.
-            let _ = write!(HashWriter(&mut hasher), "{:?}{:?}{:?}", row.schema.types, row.subresources, row.list_kind);
-        }
+        (&row.plural, &row.kind, &row.list_kind, row.is_namespaced()).hash(&mut hasher);
+        row.subresources.iter().for_each(|sub| sub.name.hash(&mut hasher));
+        row.schema.source.hash(&mut hasher);
     }
     format!("{:016X}", hasher.finish())
-}
-
-struct HashWriter<'a>(&'a mut DefaultHasher);
-
-impl std::fmt::Write for HashWriter<'_> {
-    fn write_str(&mut self, text: &str) -> std::fmt::Result {
-        self.0.write(text.as_bytes());
-        Ok(())
-    }
 }
 
 /// `/openapi/v3/apis/GROUP/VERSION`; `None` if nothing of that group-version is served.
@@ -58,7 +46,8 @@ pub fn document(table: &ResourceTable, group: &str, version: &str, server_versio
     let roots = roots(rows.iter().map(|row| &***row));
     let mut definitions = Definitions::new(Dialect::V3, Descriptions::of(roots.iter().map(String::as_str)));
     rows.iter().for_each(|row| definitions.add_row(row));
-    roots.iter().for_each(|name| definitions.add_named(builtin(), name));
+    let named = roots.iter().filter(|name| *name != super::custom::TEXTS_FROM || group.is_empty());
+    named.for_each(|name| definitions.add_named(builtin(), name));
     COMMON.iter().for_each(|name| definitions.add_named(builtin(), &format!("{META}.{name}")));
     let mut paths = Map::new();
     paths::group_version(group, version, rows.iter().map(|row| &***row), Dialect::V3, &mut paths);

@@ -134,6 +134,9 @@ mod tests {
         let cron = &document["components"]["schemas"]["com.example.stable.v1.CronTab"]["properties"]["spec"]["properties"]
             ["cron"];
         assert_eq!(*cron, json!({"type": "string", "description": "When."}));
+        let metadata = &document["components"]["schemas"]["com.example.stable.v1.CronTab"]["properties"]["metadata"];
+        assert!(metadata["description"].as_str().unwrap().starts_with("Standard object's metadata"));
+        assert!(document["components"]["schemas"].get("io.k8s.api.core.v1.ConfigMap").is_none());
         let list = &document["paths"]["/apis/stable.example.com/v1/namespaces/{namespace}/crontabs"]["get"];
         assert_eq!(list["operationId"], "listStableExampleComV1NamespacedCronTab");
 

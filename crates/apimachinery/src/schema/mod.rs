@@ -55,6 +55,8 @@ pub struct Schema {
     /// True for a CustomResourceDefinition's schema: its own types ([`Type::structural`]) are checked by validation, in upstream's
     /// wording for structural schemas, and not by decoding. Those of ObjectMeta in it are built-in types all the same.
     pub structural: bool,
+    /// CRDs only: what was compiled, as JSON text, for publication.
+    pub source: Option<Box<str>>,
     names: HashMap<Box<str>, TypeId>,
     kinds: HashMap<GroupVersionKind, TypeId>,
 }
@@ -110,21 +112,11 @@ pub struct Type {
     pub structural: bool,
     /// CRDs only: an explicit null is a value of this type.
     pub nullable: bool,
-    /// CRDs only: the words of its author. Those of built-in types are not kept in memory.
-    pub description: Option<Box<str>>,
 }
 
 impl Type {
     pub fn named(name: &str, shape: Shape) -> Self {
-        Type {
-            name: name.into(),
-            shape,
-            gvks: Vec::new(),
-            rules: Vec::new(),
-            structural: false,
-            nullable: false,
-            description: None,
-        }
+        Type { name: name.into(), shape, gvks: Vec::new(), rules: Vec::new(), structural: false, nullable: false }
     }
 
     pub fn inline(shape: Shape) -> Self {

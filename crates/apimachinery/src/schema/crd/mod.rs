@@ -37,6 +37,7 @@ pub fn compile_crd_schema(openapi_v3_schema: &Value, path: &Path) -> Result<(Sch
     let defaults = std::mem::take(&mut compiler.defaults);
     let mut schema = Schema::new(compiler.types);
     schema.structural = true;
+    schema.source = Some(openapi_v3_schema.to_string().into());
     let faults: ErrorList =
         defaults.iter().flat_map(|(id, path, value)| validate::validate_at(&schema, *id, value, path)).collect();
     if faults.is_empty() { Ok((schema, root)) } else { Err(faults) }
@@ -86,7 +87,6 @@ impl Compiler {
         let mut ty = Type::inline(shape);
         ty.structural = true;
         ty.nullable = source["nullable"] == true;
-        ty.description = source["description"].as_str().map(Into::into);
         ty.rules = self.rules(source, place.path);
         self.junctions(source, place, &mut ty.rules);
         let id = self.push(ty);
