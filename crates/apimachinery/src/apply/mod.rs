@@ -9,6 +9,7 @@
 mod managed;
 mod set;
 mod typed;
+mod validate;
 
 #[cfg(test)]
 mod tests;
