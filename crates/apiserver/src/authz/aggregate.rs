@@ -15,7 +15,8 @@ pub fn aggregate(view: &View) -> Vec<Value> {
     aggregated(view.list(Kind::ClusterRole.prefix(), "").iter().map(|entry| entry.value.value()).collect())
 }
 
-fn aggregated(mut roles: Vec<Value>) -> Vec<Value> {
+/// As [`aggregate`], of these roles, which are in order of name.
+pub(crate) fn aggregated(mut roles: Vec<Value>) -> Vec<Value> {
     let mut changed: BTreeSet<usize> = BTreeSet::new();
     // Every round settles one more link of each chain; roles that select each other settle too, as rules are only gathered.
     for _ in 0..=roles.len() {

@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::aggregate::aggregate;
 use super::escalation::{check_binding_write, check_role_write};
 use super::reviews::{local_access_review, self_access_review, self_rules_review, subject_access_review};
 use super::*;
@@ -26,7 +25,7 @@ fn ask(verb: &str, resource: &str, namespace: &str, name: &str) -> RequestInfo {
     }
 }
 
-/// A cluster with all default roles and bindings, aggregated.
+/// A cluster with all default roles and bindings.
 fn bootstrapped() -> (Cluster, Arc<Authorizer>) {
     let cluster = Cluster::new();
     for object in crate::bootstrap::objects(&crate::bootstrap::Settings::default()) {
@@ -38,9 +37,6 @@ fn bootstrapped() -> (Cluster, Arc<Authorizer>) {
             _ => continue,
         };
         cluster.put(prefix, object);
-    }
-    for role in aggregate(&cluster.view) {
-        cluster.put("clusterroles", role);
     }
     let authorizer = Authorizer::new(cluster.view.clone());
     (cluster, authorizer)

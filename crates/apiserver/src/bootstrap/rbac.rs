@@ -1,8 +1,9 @@
 //! Reads the tables of default roles and bindings (`rbac.txt` describes the form) into objects.
 
-use apimachinery::Value;
+use apimachinery::{Value, meta};
 use serde_json::{Map, json};
 
+use crate::authz::aggregate::aggregated;
 use crate::authz::rules::Rule;
 
 const API_VERSION: &str = "rbac.authorization.k8s.io/v1";
@@ -10,11 +11,19 @@ const GROUP: &str = "rbac.authorization.k8s.io";
 /// Roles of upstream, then our own.
 const TABLES: [&str; 2] = [include_str!("rbac.txt"), include_str!("own.txt")];
 
-/// All default roles and bindings: each role before the bindings to it.
+/// All default roles and bindings. Aggregated roles have their rules from the start, so that they never lack them.
 pub fn objects() -> Vec<Value> {
     let mut out = Vec::new();
     for table in TABLES {
         parse(table, &mut out).expect("the tables are part of the program and tested");
+    }
+    let mut roles: Vec<Value> = out.iter().filter(|object| object["kind"] == "ClusterRole").cloned().collect();
+    roles.sort_by(|a, b| meta::name(a).cmp(meta::name(b)));
+    for role in aggregated(roles) {
+        let same = |other: &&mut Value| other["kind"] == role["kind"] && meta::name(other) == meta::name(&role);
+        if let Some(place) = out.iter_mut().find(same) {
+            *place = role;
+        }
     }
     out
 }
@@ -139,7 +148,6 @@ fn rule(words: &[&str]) -> Option<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use apimachinery::meta;
     use std::collections::HashSet;
 
     #[test]
@@ -154,6 +162,9 @@ mod tests {
             let (kind, name) = (&object["roleRef"]["kind"], meta::str_at(object, &["roleRef", "name"]));
             let namespace = if kind == "Role" { meta::namespace(object) } else { "" };
             assert!(seen.contains(&(kind.to_string(), namespace.to_owned(), name.to_owned())), "no role for {object}");
+        }
+        for object in &objects {
+            assert_ne!(object.get("rules"), Some(&json!([])), "no rules: {object}");
         }
         for rule in objects.iter().filter_map(|object| object["rules"].as_array()).flatten() {
             for list in rule.as_object().unwrap().values() {

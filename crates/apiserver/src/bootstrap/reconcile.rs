@@ -29,7 +29,10 @@ pub fn reconcile(existing: &Value, wanted: &Value) -> Option<Step> {
             let mut updated = existing.clone();
             add_metadata(&mut updated, wanted);
             if kind.ends_with("Role") {
-                add_rules(&mut updated, wanted);
+                // The rules of an aggregated role follow from those it selects.
+                if wanted.get("aggregationRule").is_none() {
+                    add_rules(&mut updated, wanted);
+                }
                 add_missing(&mut updated, wanted, &["aggregationRule", "clusterRoleSelectors"]);
             } else {
                 add_missing(&mut updated, wanted, &["subjects"]);
