@@ -10,7 +10,8 @@ use std::sync::{Arc, OnceLock};
 use serde_json::Value;
 
 use super::{
-    Field, GroupVersionKind, List, ListKind, Object, PatchStrategy, Rule, Scalar, Schema, Shape, Type, TypeId, When,
+    Compound, Field, GroupVersionKind, List, ListKind, Object, PatchStrategy, Rule, Scalar, Schema, Shape, Type,
+    TypeId, When,
 };
 
 const SCHEMA: &str = include_str!("../../data/schema.txt");
@@ -323,6 +324,7 @@ fn parse_rule(text: &str) -> Result<Rule, String> {
         "min-items" => Rule::MinItems(number()?),
         "max-items" => Rule::MaxItems(number()?),
         "unique" => Rule::UniqueBy(argument.into()),
+        "check" => Rule::Compound(compound(argument).ok_or_else(|| format!("unknown check {argument:?}"))?),
         "absolute-path" => Rule::AbsolutePath,
         "annotations" => Rule::AnnotationKeys,
         "cidr" => Rule::Cidr,
@@ -345,6 +347,25 @@ fn parse_rule(text: &str) -> Result<Rule, String> {
         "user-id" => Rule::UserId,
         "wildcard-host" => Rule::WildcardHost,
         _ => return Err(format!("unknown rule {text:?}")),
+    })
+}
+
+fn compound(name: &str) -> Option<Compound> {
+    Some(match name {
+        "env-var" => Compound::EnvVar,
+        "ingress-backend" => Compound::IngressBackend,
+        "lifecycle" => Compound::Lifecycle,
+        "network-policy-peer" => Compound::NetworkPolicyPeer,
+        "node-field" => Compound::NodeField,
+        "node-selector" => Compound::NodeSelector,
+        "policy-rule" => Compound::PolicyRule,
+        "probe" => Compound::Probe,
+        "resources" => Compound::Resources,
+        "service-backend-port" => Compound::ServiceBackendPort,
+        "subject" => Compound::Subject,
+        "toleration" => Compound::Toleration,
+        "volume" => Compound::Volume,
+        _ => return None,
     })
 }
 

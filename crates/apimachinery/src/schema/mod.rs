@@ -291,6 +291,8 @@ pub enum Rule {
     UniqueItems,
     /// A structural schema's `multipleOf`.
     MultipleOf(f64),
+    /// A rule over the fields of one small object.
+    Compound(Compound),
     /// A structural schema's `allOf`, `anyOf`, `oneOf` and `not`: types that hold value validations only.
     Junction(Junction, Vec<TypeId>),
     /// Exclusive bounds of a number.
@@ -318,6 +320,24 @@ pub enum Rule {
     Cidr,
     AbsolutePath,
     ConfigMapKey,
+}
+
+/// Objects whose fields depend on each other. Named for the type that each is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compound {
+    EnvVar,
+    IngressBackend,
+    Lifecycle,
+    NetworkPolicyPeer,
+    NodeField,
+    NodeSelector,
+    PolicyRule,
+    Probe,
+    Resources,
+    ServiceBackendPort,
+    Subject,
+    Toleration,
+    Volume,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 //! Built-in kinds carry rules on fields. A structural schema's are on fields and types, are worded as upstream's OpenAPI validation,
 //! and include the types themselves, which decoding of custom resources leaves alone. Rules over several fields are a strategy's.
 
+mod compound;
 mod rules;
 mod structural;
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Place, Step};
+use super::{Place, Step, compound};
 use crate::field::{Error, ErrorList};
 use crate::schema::{Field, Rule};
 use crate::{names, quantity, selector};
@@ -31,6 +31,18 @@ fn required(rule: &Rule, place: &Place<'_>) -> Option<Error> {
 
 /// Applies `rule` to a value that is there. Rules on scalars hold for each item where the field is a list of them.
 pub fn rule(rule: &Rule, value: &Value, place: &Place<'_>, errors: &mut ErrorList) {
+    if let Rule::Compound(compound) = rule {
+        match value {
+            Value::Object(map) => compound::check(*compound, map, place, errors),
+            Value::Array(items) => {
+                for (index, item) in items.iter().enumerate().filter_map(|(i, v)| Some((i, v.as_object()?))) {
+                    compound::check(*compound, item, &place.step(Step::Index(index)), errors);
+                }
+            }
+            _ => {}
+        }
+        return;
+    }
     if let (Value::Array(items), true) = (value, is_of_items(rule)) {
         for (index, item) in items.iter().enumerate() {
             scalar(rule, item, &place.step(Step::Index(index)), errors);

@@ -113,3 +113,62 @@ fn services_and_others() {
         "{found:?}"
     );
 }
+
+#[test]
+fn small_objects_whose_fields_depend_on_each_other() {
+    let found = pod(json!({
+        "containers": [{
+            "name": "a", "image": "x",
+            "env": [{"name": "A", "value": "x", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.name"}}},
+                    {"name": "B", "valueFrom": {}}],
+            "livenessProbe": {"successThreshold": 2},
+            "readinessProbe": {"exec": {"command": ["a"]}, "tcpSocket": {"port": 1}},
+            "resources": {"requests": {"cpu": "2", "memory": "1Gi", "example.com/gpu": "1"}, "limits": {"cpu": "1", "memory": "2Gi"}},
+        }],
+        "tolerations": [{"value": "x"}, {"key": "a", "operator": "Exists", "effect": "NoSchedule", "tolerationSeconds": 1}],
+        "volumes": [{"name": "v", "emptyDir": {}, "hostPath": {"path": "/x"}}],
+        "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+            {"matchExpressions": [{"key": "a", "operator": "In"}, {"key": "b", "operator": "Gt", "values": ["1", "2"]}]},
+            {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n"]}, {"key": "x", "operator": "Exists"}]},
+        ]}}},
+    }));
+    let terms = "spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms";
+    assert_eq!(
+        found,
+        [
+            format!("{terms}[0].matchExpressions[0].values: Required value: must be specified when `operator` is 'In' or 'NotIn'"),
+            format!("{terms}[0].matchExpressions[1].values: Required value: must be specified single value when `operator` is 'Lt' or 'Gt'"),
+            format!("{terms}[1].matchFields[1].operator: Invalid value: \"Exists\": not a valid selector operator"),
+            format!("{terms}[1].matchFields[1].key: Invalid value: \"x\": not a valid field selector key"),
+            "spec.containers[0].env[0].valueFrom: Invalid value: \"\": may not be specified when `value` is not empty".into(),
+            "spec.containers[0].env[1].valueFrom: Invalid value: \"\": must specify one of: `fieldRef`, `resourceFieldRef`, \
+             `configMapKeyRef` or `secretKeyRef`".into(),
+            "spec.containers[0].livenessProbe: Required value: must specify a handler type".into(),
+            "spec.containers[0].livenessProbe.successThreshold: Invalid value: 2: must be 1".into(),
+            "spec.containers[0].readinessProbe.tcpSocket: Forbidden: may not specify more than 1 handler type".into(),
+            "spec.containers[0].resources.requests: Invalid value: \"2\": must be less than or equal to cpu limit of 1".into(),
+            "spec.containers[0].resources.limits: Required value: Limit must be set for non overcommitable resources".into(),
+            "spec.tolerations[0].operator: Invalid value: \"\": operator must be Exists when `key` is empty, \
+             which means \"match all values and all keys\"".into(),
+            "spec.tolerations[1].effect: Invalid value: \"NoSchedule\": effect must be 'NoExecute' when `tolerationSeconds` is set".into(),
+            "spec.volumes[0].hostPath: Forbidden: may not specify more than 1 volume type".to_owned(),
+        ]
+    );
+    assert_eq!(
+        errors(
+            ("networking.k8s.io", "v1", "Ingress"),
+            json!({"spec": {"defaultBackend": {}, "rules": [{"http": {"paths": [
+                {"path": "x", "pathType": "Prefix", "backend": {"service": {"name": "a", "port": {}}}},
+            ]}}]}})
+        ),
+        [
+            "spec.defaultBackend: Invalid value: \"\": resource or service backend is required",
+            "spec.rules[0].http.paths[0].backend.service.port: Required value: port name or number is required",
+            "spec.rules[0].http.paths[0].path: Invalid value: \"x\": must be an absolute path",
+        ]
+    );
+    assert_eq!(
+        errors(("rbac.authorization.k8s.io", "v1", "Role"), json!({"rules": [{"verbs": ["get"], "apiGroups": [""]}]})),
+        ["rules[0].resources: Required value: resource rules must supply at least one resource"]
+    );
+}
