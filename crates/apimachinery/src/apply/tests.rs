@@ -336,6 +336,9 @@ fn sets_atoms_and_free_form() {
     assert_eq!(rest.get("atomic"), None);
     let clash = json!({"apiVersion": "x/v1", "atomic": {"z": "1"}});
     assert!(apply_custom(Some(&live), &clash, "b", false).is_err());
+    // A null in the configuration owns the field and leaves alone what others have put there.
+    let null = apply_custom(Some(&live), &json!({"apiVersion": "x/v1", "free": {"n": null}}), "c", false).unwrap();
+    assert_eq!(null["free"], live["free"]);
     let mut duplicates = a;
     duplicates["set"] = json!(["p", "p"]);
     assert!(apply_custom(None, &duplicates, "a", false).is_err());

@@ -362,7 +362,8 @@ impl<'s> Typed<'s> {
             *live = config.clone();
             return;
         }
-        match self.form(ty, Some(config)) {
+        let sample = if config.is_null() { &*live } else { config };
+        match self.form(ty, Some(sample)) {
             Form::Leaf => *live = config.clone(),
             Form::Fields(object) => {
                 self.merge_maps(live, config, depth, |name| self.field_type(object, name).unwrap_or(Type::Deduced))
@@ -510,6 +511,7 @@ impl<'s> Typed<'s> {
             if !gone {
                 self.prune_at(ty, current, before, &now);
             }
+            // What somebody owns as such stays, if empty, where upstream leaves a null.
             let emptied = !was_blank && is_blank(Some(current)) && !now.iter().any(|node| is_member(node));
             if (gone && ownable) || emptied {
                 map.remove(name);
