@@ -33,8 +33,6 @@ pub struct Config {
     pub version: String,
     /// The host's resolver configuration that pods inherit from.
     pub resolv_conf: PathBuf,
-    /// Pods from files; none means no static pods.
-    pub static_pod_path: Option<PathBuf>,
     /// The longest back-off of a crashing container.
     pub max_container_back_off: Duration,
     pub container_log_max_bytes: u64,
@@ -65,7 +63,6 @@ impl Config {
             register_with_taints: Vec::new(),
             version: "v1.37.0".to_owned(),
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
-            static_pod_path: None,
             max_container_back_off: Duration::from_secs(300),
             container_log_max_bytes: 10 * 1024 * 1024,
             container_log_max_files: 5,

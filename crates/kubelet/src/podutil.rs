@@ -10,8 +10,6 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 use crate::pods::ContainerKind;
 
 pub const DEFAULT_GRACE_SECONDS: i64 = 30;
-/// Set on pods that come from a file.
-pub const CONFIG_SOURCE: &str = "kubernetes.io/config.source";
 
 pub fn uid(pod: &Pod) -> &str {
     pod.metadata.uid.as_deref().unwrap_or_default()
@@ -88,14 +86,6 @@ pub fn restart_policy(pod: &Pod) -> &str {
 
 pub fn is_host_network(pod: &Pod) -> bool {
     spec(pod).host_network == Some(true)
-}
-
-pub fn is_static(pod: &Pod) -> bool {
-    annotation(pod, CONFIG_SOURCE).is_some_and(|source| source != "api")
-}
-
-pub fn annotation<'a>(pod: &'a Pod, key: &str) -> Option<&'a str> {
-    pod.metadata.annotations.as_ref()?.get(key).map(String::as_str)
 }
 
 pub fn phase(pod: &Pod) -> &str {

@@ -219,7 +219,7 @@ async fn crashes_back_off(machine: &Machine) {
 }
 
 async fn init_containers_and_sidecars(machine: &Machine) {
-    let mut sidecar = container("side", &format!("touch /data/side; {FOREVER}"));
+    let mut sidecar = container("side", "trap 'exit 0' TERM; touch /data/side; while :; do sleep 0.1; done");
     sidecar["restartPolicy"] = "Always".into();
     sidecar["startupProbe"] = json!({"exec": {"command": ["test", "-e", "/data/side"]}, "periodSeconds": 1});
     let mut init = container("init", "test -e /data/side && touch /data/init");
@@ -320,6 +320,7 @@ async fn probes(machine: &Machine) {
     web["readinessProbe"] = http("/ready");
     web["livenessProbe"] = http("/live");
     web["livenessProbe"]["failureThreshold"] = 1.into();
+    web["livenessProbe"]["initialDelaySeconds"] = 2.into();
     machine.create("probed", json!({"hostNetwork": true, "containers": [web]}));
     let pod = in_phase(machine, "probed", "Running").await;
     assert_eq!(condition(&pod, "Ready"), "False/ContainersNotReady");
@@ -458,6 +459,8 @@ async fn one_pod_is_quick(machine: &Machine) {
         machine.create(&name, json!({"containers": [container("a", FOREVER)]}));
         in_phase(machine, &name, "Running").await;
         let up = begun.elapsed();
+        // The shell needs a moment to set its trap.
+        tokio::time::sleep(Duration::from_millis(300)).await;
         let begun = Instant::now();
         machine.api.delete("pods", "default", &name, 30);
         gone(machine, &name, SOON).await;

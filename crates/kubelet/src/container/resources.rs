@@ -52,7 +52,7 @@ pub fn linux(pod: &Pod, container: &Container, node_memory_bytes: i64) -> LinuxC
 /// Upstream's rule: the less of its memory request a container may use, the sooner it is killed.
 pub fn oom_score_adj(pod: &Pod, container: &Container, node_memory_bytes: i64) -> i64 {
     let critical = podutil::spec(pod).priority.is_some_and(|priority| priority >= CRITICAL_PRIORITY);
-    if critical || podutil::is_static(pod) {
+    if critical {
         return GUARANTEED_SCORE;
     }
     match podutil::qos_class(pod) {

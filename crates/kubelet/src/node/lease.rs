@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::shared::Handle;
 
 const NAMESPACE: &str = "kube-node-lease";
-const RETRY: Duration = Duration::from_secs(1);
+const RETRY: Duration = Duration::from_millis(200);
 
 /// Renews until `shutdown`.
 pub async fn run(shared: Handle, shutdown: CancellationToken) {

@@ -84,7 +84,11 @@ async fn look(shared: &Shared, written: &mut Option<(NodeStatus, Instant)>) -> R
 
 async fn write(shared: &Shared, status: &NodeStatus) -> Result<()> {
     let api: Api<Node> = Api::all(shared.api.clone());
-    let patch = json!({ "status": status });
+    let mut patch = json!({ "status": status });
+    if let Some(addresses) = patch["status"]["addresses"].as_array_mut().filter(|_| shared.config.node_ips.len() > 1) {
+        // Addresses merge by type, of which two may be the same: they are replaced as a whole.
+        addresses.push(json!({"$patch": "replace"}));
+    }
     api.patch_status(&shared.config.node_name, &PatchParams::default(), &Patch::Strategic(&patch)).await?;
     Ok(())
 }
@@ -97,13 +101,14 @@ async fn register(shared: &Shared) -> Result<NodeStatus> {
     node.metadata.name = Some(config.node_name.clone());
     node.metadata.labels = Some(labels(shared));
     let taints = Some(config.register_with_taints.clone()).filter(|taints| !taints.is_empty());
-    node.spec = Some(NodeSpec { taints, ..NodeSpec::default() });
+    let networks = shared.config.cluster_cidr.as_deref().map(cidr::first_of).filter(|networks| !networks.is_empty());
+    let first = networks.as_ref().and_then(|networks| networks.first().cloned());
+    node.spec = Some(NodeSpec { taints, pod_cidr: first, pod_cidrs: networks, ..NodeSpec::default() });
     let known = match api.create(&PostParams::default(), &node).await {
         Ok(made) => made,
         Err(error) if client::is_already_exists(&error) => adopt(shared, &api).await?,
         Err(error) => return Err(error.into()),
     };
-    take_cidr(shared, &api, &known).await;
     Ok(known.status.unwrap_or_default())
 }
 
@@ -125,6 +130,7 @@ fn labels(shared: &Shared) -> BTreeMap<String, String> {
 /// Sets our labels on the Node of an earlier run; others' labels and taints stay.
 async fn adopt(shared: &Shared, api: &Api<Node>) -> Result<Node> {
     let known = api.get(&shared.config.node_name).await?;
+    take_cidr(shared, api, &known).await;
     let labels = labels(shared);
     let missing = |(name, value): &(&String, &String)| {
         known.metadata.labels.as_ref().and_then(|labels| labels.get(*name)) != Some(*value)

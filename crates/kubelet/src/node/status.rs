@@ -14,7 +14,7 @@ use super::machine::{Machine, Pressure};
 use crate::config::Config;
 
 /// Upstream's hard eviction thresholds.
-const LEAST_MEMORY_BYTES: i64 = 100 << 20;
+pub const LEAST_MEMORY_BYTES: i64 = 100 << 20;
 const LEAST_STORAGE_PERCENT: i64 = 10;
 const LEAST_PIDS_PERCENT: i64 = 5;
 const MAX_IMAGES: usize = 50;

@@ -1,5 +1,6 @@
 //! The life of pods on this node: one worker for each, which looks, plans and acts until the pod is gone.
 
+pub mod admit;
 pub mod finish;
 pub mod hooks;
 pub mod manager;

@@ -10,11 +10,13 @@ use cri::messages::sandbox::{
 };
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
+use k8s_openapi::api::node::v1::RuntimeClass;
+use kube::Api;
 
 use super::memory::StartFailure;
 use super::worker::Worker;
 use crate::container::security;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::runtime::labels;
 use crate::shared::Shared;
 use crate::{dns, podutil};
@@ -25,7 +27,11 @@ pub async fn create(worker: &mut Worker, pod: &Pod, attempt: u32) -> Result<()> 
     let now = Timestamp::now();
     worker.memory.attempt("", None, now);
     let config = config(&shared, pod, attempt);
-    match shared.runtime.run_pod_sandbox(config, "").await {
+    let made = match handler(&shared, pod).await {
+        Ok(handler) => shared.runtime.run_pod_sandbox(config, &handler).await.map_err(Error::from),
+        Err(error) => Err(error),
+    };
+    match made {
         Ok(id) => {
             shared.store.claim_runtime_id(podutil::uid(pod), &id);
             worker.memory.succeeded("");
@@ -39,6 +45,17 @@ pub async fn create(worker: &mut Worker, pod: &Pod, attempt: u32) -> Result<()> 
         }
     }
     Ok(())
+}
+
+/// The runtime's name for what the pod's RuntimeClass asks for; empty for the default.
+async fn handler(shared: &Shared, pod: &Pod) -> Result<String> {
+    let Some(name) = podutil::spec(pod).runtime_class_name.as_deref().filter(|name| !name.is_empty()) else {
+        return Ok(String::new());
+    };
+    let class = Api::<RuntimeClass>::all(shared.api.clone()).get_opt(name).await?;
+    let class = class
+        .ok_or_else(|| Error::Missing(format!("failed to get sandbox runtime: RuntimeClass \"{name}\" not found")))?;
+    Ok(class.handler)
 }
 
 pub fn config(shared: &Shared, pod: &Pod, attempt: u32) -> PodSandboxConfig {

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::memory::{Memory, Notice};
 use super::plan::{self, Action};
-use super::{sandbox, start, stop};
+use super::{admit, sandbox, start, stop};
 use crate::error::{Error, Result};
 use crate::objects::Holder;
 use crate::pods::{ContainerRecord, PodRecord, RunState};
@@ -86,6 +86,7 @@ pub struct Worker {
     messages: HashMap<String, String>,
     pub(super) ending: Ending,
     prepared: bool,
+    admitted: bool,
 }
 
 enum Next {
@@ -134,6 +135,7 @@ impl Worker {
             messages: HashMap::new(),
             ending: Ending::default(),
             prepared: false,
+            admitted: false,
         }
     }
 
@@ -185,7 +187,7 @@ impl Worker {
     async fn sync(&mut self, pod: &Arc<Pod>) -> Result<Next> {
         loop {
             self.look(pod).await?;
-            if self.deadline_passed(pod) {
+            if !self.admit(pod) || self.deadline_passed(pod) {
                 return Ok(Next::End);
             }
             self.publish(pod, None);
@@ -332,6 +334,23 @@ impl Worker {
             Action::Start { kind, name } => start::start(self, pod, kind, &name).await,
             Action::Finish => Ok(()),
         }
+    }
+
+    /// Whether this node takes the pod on. A pod that it has taken on before stays.
+    fn admit(&mut self, pod: &Pod) -> bool {
+        if !self.admitted && self.status.start_time.is_none() && self.observed.containers.is_empty() {
+            let others: Vec<_> = self.shared.store.list().iter().map(|record| record.pod.clone()).collect();
+            let room = admit::Room::of(&self.shared.machine, &self.shared.config);
+            if let Err(rejection) = admit::admit(pod, others.iter().map(AsRef::as_ref), &room) {
+                let object = podutil::pod_ref(pod);
+                self.shared.recorder.event(&object, EventType::Warning, rejection.reason, rejection.message.clone());
+                let message = format!("Pod was rejected: {}", rejection.message);
+                self.ending.failed = Some((rejection.reason.to_owned(), message));
+                return false;
+            }
+        }
+        self.admitted = true;
+        true
     }
 
     fn deadline(&self, pod: &Pod) -> Option<Timestamp> {

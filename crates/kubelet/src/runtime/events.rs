@@ -59,11 +59,11 @@ async fn follow(
             () = shutdown.cancelled() => return,
             item = stream.next() => match item {
                 Some(Ok(event)) => {
-                    let Some(uid) = store.uid_of_runtime_id(&event.id) else { continue };
-                    if event.kind == EventKind::Exited {
+                    // Workers know of what they start themselves; only ends come unasked.
+                    if event.kind == EventKind::Exited
+                        && let Some(uid) = store.uid_of_runtime_id(&event.id)
+                    {
                         settling.push(settled(runtime, event, uid));
-                    } else {
-                        workers.wake(&uid);
                     }
                 }
                 Some(Err(error)) => return tracing::warn!(%error, "the container runtime's event stream broke"),

@@ -1,0 +1,119 @@
+//! Whether this node takes a pod on: the last check, for pods that did not come through a scheduler or came too late. Pure.
+
+use apimachinery::quantity::Quantity;
+use k8s_openapi::api::core::v1::Pod;
+
+use crate::config::Config;
+use crate::node::machine::Machine;
+use crate::node::status::LEAST_MEMORY_BYTES;
+use crate::podutil;
+
+/// Sysctls that are kept apart by namespaces, so that a pod cannot disturb others with them (upstream's safe set).
+const SAFE_SYSCTLS: [&str; 12] = [
+    "kernel.shm_rmid_forced",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.tcp_syncookies",
+    "net.ipv4.ping_group_range",
+    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.tcp_keepalive_time",
+    "net.ipv4.tcp_fin_timeout",
+    "net.ipv4.tcp_keepalive_intvl",
+    "net.ipv4.tcp_keepalive_probes",
+    "net.ipv4.tcp_rmem",
+    "net.ipv4.tcp_wmem",
+];
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    pub reason: &'static str,
+    pub message: String,
+}
+
+/// What the node has to give.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    pub cpu_milli: i64,
+    pub memory_bytes: i64,
+    pub pods: i64,
+}
+
+impl Room {
+    pub fn of(machine: &Machine, config: &Config) -> Self {
+        Room {
+            cpu_milli: machine.cpu_count.saturating_mul(1000),
+            memory_bytes: (machine.memory_bytes - LEAST_MEMORY_BYTES).max(0),
+            pods: i64::from(config.max_pods),
+        }
+    }
+}
+
+/// `others` are the node's pods; those that have ended, and `pod` itself, do not count.
+pub fn admit<'a>(pod: &Pod, others: impl Iterator<Item = &'a Pod> + Clone, room: &Room) -> Result<(), Rejection> {
+    let spec = podutil::spec(pod);
+    let sysctls = spec.security_context.as_ref().and_then(|context| context.sysctls.as_ref());
+    for sysctl in sysctls.into_iter().flatten() {
+        if !SAFE_SYSCTLS.contains(&sysctl.name.replace('/', ".").as_str()) {
+            let message = format!("forbidden sysctl: \"{}\" not allowlisted", sysctl.name);
+            return Err(Rejection { reason: "SysctlForbidden", message });
+        }
+    }
+    let counts =
+        |other: &&Pod| podutil::uid(other) != podutil::uid(pod) && !podutil::is_terminal_phase(podutil::phase(other));
+    let others = others.filter(counts);
+    let asked = |pod: &Pod, name: &'static str| podutil::pod_total(pod, |r| podutil::request(r, name), name);
+    let used = |name: &'static str| others.clone().fold(Quantity::ZERO, |sum, other| sum + asked(other, name));
+    let pods = i64::try_from(others.clone().count()).unwrap_or(i64::MAX);
+    fits("OutOfpods", "pods", 1, pods, room.pods)?;
+    let cpu = asked(pod, "cpu").milli_value();
+    fits("OutOfcpu", "cpu", cpu, used("cpu").milli_value(), room.cpu_milli)?;
+    let memory = asked(pod, "memory").value();
+    fits("OutOfmemory", "memory", memory, used("memory").value(), room.memory_bytes)
+}
+
+fn fits(reason: &'static str, resource: &str, requested: i64, used: i64, capacity: i64) -> Result<(), Rejection> {
+    if requested == 0 || used.saturating_add(requested) <= capacity {
+        return Ok(());
+    }
+    let message = format!(
+        "Node didn't have enough resource: {resource}, requested: {requested}, used: {used}, capacity: {capacity}"
+    );
+    Err(Rejection { reason, message })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn pod(uid: &str, phase: &str, cpu: &str, sysctl: Option<&str>) -> Pod {
+        let sysctls: Vec<_> = sysctl.iter().map(|name| json!({"name": name, "value": "1"})).collect();
+        serde_json::from_value(json!({"metadata": {"name": uid, "uid": uid}, "status": {"phase": phase},
+            "spec": {"securityContext": {"sysctls": sysctls},
+                "containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]}}))
+        .unwrap()
+    }
+
+    #[test]
+    fn what_does_not_fit_is_rejected_in_upstreams_words() {
+        let room = Room { cpu_milli: 1200, memory_bytes: 1 << 30, pods: 3 };
+        let others =
+            [pod("a", "Running", "500m", None), pod("b", "Succeeded", "1", None), pod("new", "Pending", "1", None)];
+        let check = |pod: &Pod| match admit(pod, others.iter(), &room) {
+            Ok(()) => "ok".to_owned(),
+            Err(rejection) => format!("{} {}", rejection.reason, rejection.message),
+        };
+        assert_eq!(check(&pod("new", "Pending", "700m", None)), "ok");
+        assert_eq!(
+            check(&pod("new", "Pending", "1", None)),
+            "OutOfcpu Node didn't have enough resource: cpu, requested: 1000, used: 500, capacity: 1200"
+        );
+        assert_eq!(
+            check(&pod("new", "Pending", "0", Some("kernel.msgmax"))),
+            "SysctlForbidden forbidden sysctl: \"kernel.msgmax\" not allowlisted"
+        );
+        assert_eq!(check(&pod("new", "Pending", "0", Some("net/ipv4/tcp_syncookies"))), "ok");
+        let full = Room { pods: 1, ..room };
+        assert!(admit(&pod("new", "Pending", "0", None), others.iter(), &full).unwrap_err().reason == "OutOfpods");
+    }
+}
