@@ -1,0 +1,5 @@
+//! The controllers against the real API server.
+
+mod cluster_wide;
+mod support;
+mod workloads;
