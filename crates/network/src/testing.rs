@@ -20,6 +20,8 @@ pub const POD_CIDR: &str = "10.42.0.0/24";
 pub const CLUSTER_CIDR: &str = "10.42.0.0/16";
 pub const NODE_IP: &str = "192.168.50.1";
 pub const OUTSIDE_IP: &str = "192.168.50.9";
+pub const NODE_IP6: &str = "fd50::1";
+pub const OUTSIDE_IP6: &str = "fd50::9";
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A network namespace that lives as long as this, with a path by which others can open it.
@@ -61,19 +63,19 @@ impl Namespace {
     /// Starts a server: to whatever comes by TCP or UDP on `port` it answers `<name> <client's address>`.
     pub fn serve(&self, name: &str, port: u16) {
         let (name_tcp, name_udp) = (name.to_owned(), name.to_owned());
-        let (tcp, udp) = self
-            .run(move || (TcpListener::bind(("0.0.0.0", port)).unwrap(), UdpSocket::bind(("0.0.0.0", port)).unwrap()));
+        let (tcp, udp) =
+            self.run(move || (TcpListener::bind(("::", port)).unwrap(), UdpSocket::bind(("::", port)).unwrap()));
         thread::spawn(move || {
             for connection in tcp.incoming().flatten() {
                 let mut connection = connection;
-                let peer = connection.peer_addr().unwrap().ip();
+                let peer = connection.peer_addr().unwrap().ip().to_canonical();
                 let _ = connection.write_all(format!("{name_tcp} {peer}").as_bytes());
             }
         });
         thread::spawn(move || {
             let mut buffer = [0; 64];
             while let Ok((_, peer)) = udp.recv_from(&mut buffer) {
-                let _ = udp.send_to(format!("{name_udp} {}", peer.ip()).as_bytes(), peer);
+                let _ = udp.send_to(format!("{name_udp} {}", peer.ip().to_canonical()).as_bytes(), peer);
             }
         });
     }
@@ -96,7 +98,7 @@ impl Namespace {
     pub fn ask_udp_from(&self, port: u16, to: &str) -> String {
         let to: SocketAddr = to.parse().unwrap();
         self.run(move || {
-            let socket = UdpSocket::bind(("0.0.0.0", port)).unwrap();
+            let socket = UdpSocket::bind((if to.is_ipv4() { "0.0.0.0" } else { "::" }, port)).unwrap();
             socket.connect(to).unwrap();
             socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
             socket.send(b"hello").unwrap();
@@ -151,6 +153,19 @@ impl Site {
         Site { host, outside, data: tempfile::tempdir().unwrap() }
     }
 
+    /// Gives host and outside IPv6 addresses as well.
+    pub fn add_ipv6(&self) {
+        self.host.run(|| {
+            std::fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1").unwrap();
+            without_duplicate_detection("uplink");
+            connect(&mut Handle::open().unwrap(), "uplink", &format!("{NODE_IP6}/64"), OUTSIDE_IP6);
+        });
+        self.outside.run(|| {
+            without_duplicate_detection("eth0");
+            connect(&mut Handle::open().unwrap(), "eth0", &format!("{OUTSIDE_IP6}/64"), NODE_IP6);
+        });
+    }
+
     pub fn cni_config(&self, extra: Value) -> Value {
         let mut config = json!({
             "cniVersion": "1.0.0", "name": "coxswain", "type": "coxswain-cni",
@@ -197,10 +212,19 @@ pub struct Pod {
     pub result: Value,
 }
 
+/// A link that is up already is detecting: down and up again.
+fn without_duplicate_detection(link: &str) {
+    std::fs::write(format!("/proc/sys/net/ipv6/conf/{link}/accept_dad"), "0").unwrap();
+    std::fs::write(format!("/proc/sys/net/ipv6/conf/{link}/disable_ipv6"), "1").unwrap();
+    std::fs::write(format!("/proc/sys/net/ipv6/conf/{link}/disable_ipv6"), "0").unwrap();
+}
+
 fn connect(handle: &mut Handle, link: &str, address: &str, gateway: &str) {
     let link = handle.expect_link(link).unwrap();
     handle.add_address(link.index, address.parse().unwrap()).unwrap();
     handle.set_up(link.index).unwrap();
-    let via = Via::OnLinkGateway { index: link.index, address: gateway.parse().unwrap() };
-    handle.set_route(&Route { destination: "0.0.0.0/0".parse().unwrap(), via, metric: 0 }).unwrap();
+    let gateway: IpAddr = gateway.parse().unwrap();
+    let everywhere = if gateway.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
+    let via = Via::OnLinkGateway { index: link.index, address: gateway };
+    handle.set_route(&Route { destination: everywhere.parse().unwrap(), via, metric: 0 }).unwrap();
 }

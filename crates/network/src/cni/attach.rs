@@ -41,7 +41,12 @@ pub fn attach(attachment: &Attachment) -> Result<Attached> {
     let lo = pod.expect_link("lo")?;
     pod.set_up(lo.index)?;
     let host_link = host.expect_link(&attachment.host_link)?;
-    quieten(&host_link.name);
+    for (setting, value) in HOST_SETTINGS {
+        set(setting, &host_link.name, value);
+    }
+    if attachment.addresses.iter().any(|(address, _)| address.is_ipv6()) {
+        in_netns(&netns, || set(NO_DUPLICATE_DETECTION, &pod_link.name, "0"))?;
+    }
     host.set_up(host_link.index)?;
     pod.set_up(pod_link.index)?;
     for (address, gateway) in &attachment.addresses {
@@ -116,21 +121,31 @@ fn open_netns(path: &Path) -> Result<File> {
 
 /// A netlink handle that speaks to another namespace.
 fn handle_in(netns: &File) -> Result<Handle> {
+    in_netns(netns, Handle::open)?
+}
+
+/// Does something with the calling thread in another network namespace.
+fn in_netns<T>(netns: &File, work: impl FnOnce() -> T) -> Result<T> {
     let own_path = Path::new("/proc/thread-self/ns/net");
     let own = File::open(own_path).map_err(Error::file("opening", own_path))?;
     setns(netns, CloneFlags::CLONE_NEWNET).map_err(Error::os("entering the pod's network namespace"))?;
-    let handle = Handle::open();
+    let done = work();
     setns(&own, CloneFlags::CLONE_NEWNET).map_err(Error::os("returning to the host's network namespace"))?;
-    handle
+    Ok(done)
 }
 
+/// Nobody else can have the address, and until the detection is over (a second) neighbours cannot be asked for.
+const NO_DUPLICATE_DETECTION: &str = "ipv6/conf/{}/accept_dad";
+
 /// A pod that reaches itself through a service goes out and in by the same link: the kernel would tell it of a "better" way.
-/// And no router advertisement of a pod may change the host's routes. A missing file means that the kernel has no such feature.
-fn quieten(link: &str) {
-    for (setting, value) in [("ipv4/conf/{}/send_redirects", "0"), ("ipv6/conf/{}/accept_ra", "0")] {
-        let path = PathBuf::from("/proc/sys/net").join(setting.replace("{}", link));
-        if let Err(error) = std::fs::write(&path, value) {
-            tracing::debug!(%error, path = %path.display(), "cannot set");
-        }
+/// And no router advertisement of a pod may change the host's routes.
+const HOST_SETTINGS: [(&str, &str); 3] =
+    [("ipv4/conf/{}/send_redirects", "0"), ("ipv6/conf/{}/accept_ra", "0"), (NO_DUPLICATE_DETECTION, "0")];
+
+/// Sets a link's parameter. A missing file means that the kernel has no such feature.
+fn set(setting: &str, link: &str, value: &str) {
+    let path = PathBuf::from("/proc/sys/net").join(setting.replace("{}", link));
+    if let Err(error) = std::fs::write(&path, value) {
+        tracing::debug!(%error, path = %path.display(), "cannot set");
     }
 }

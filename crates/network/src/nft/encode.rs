@@ -397,6 +397,10 @@ impl Expressions<'_> {
                     w.attribute(2, &[code]);
                 });
             }
+            Statement::Reset => self.expression("reject", |w| {
+                w.be32(1, libc::NFT_REJECT_TCP_RST as u32);
+                w.attribute(2, &[0]);
+            }),
             Statement::Verdict(verdict) => self.expression("immediate", |w| {
                 w.be32(1, NFT_REG_VERDICT);
                 w.nest(2, |w| write_verdict(w, verdict));

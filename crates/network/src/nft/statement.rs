@@ -68,8 +68,10 @@ pub enum Statement {
     },
     /// The source becomes the host's own address on the way out.
     Masquerade,
-    /// Refuses with ICMP port unreachable, which ends TCP and UDP clients' waiting at once.
+    /// Refuses with ICMP port unreachable. Kernels send few of these a second.
     Reject,
+    /// Refuses a TCP connection with a reset, as a host does whose port is closed.
+    Reset,
     Verdict(Verdict),
 }
 
@@ -144,6 +146,7 @@ impl fmt::Display for Statement {
             Statement::TranslateByMap { fields, map } => write!(f, "dnat to {} map @{map}", concatenation(fields)),
             Statement::Masquerade => f.write_str("masquerade fully-random"),
             Statement::Reject => f.write_str("reject"),
+            Statement::Reset => f.write_str("reject with tcp reset"),
             Statement::Verdict(verdict) => verdict.fmt(f),
         }
     }

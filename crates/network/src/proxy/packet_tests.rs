@@ -12,14 +12,20 @@ use super::plan::{PlanConfig, ServiceRules, plan_base, plan_service};
 use super::selection::Place;
 use super::table::{ServiceName, Table};
 use crate::nft::{self, Family};
-use crate::testing::{CLUSTER_CIDR, NODE_IP, OUTSIDE_IP, Pod, Site};
+use crate::testing::{CLUSTER_CIDR, NODE_IP, NODE_IP6, OUTSIDE_IP, OUTSIDE_IP6, Pod, Site};
 
-fn plan_config() -> PlanConfig {
+const CLUSTER_CIDR6: &str = "fd42::/56";
+
+fn plan_config(family: Family) -> PlanConfig {
+    let (cluster, service) = match family {
+        Family::V4 => (CLUSTER_CIDR, "10.43.0.0/16"),
+        Family::V6 => (CLUSTER_CIDR6, "fd43::/112"),
+    };
     PlanConfig {
-        family: Family::V4,
+        family,
         place: Place { node: "here".into(), zone: None },
-        cluster_cidrs: vec![CLUSTER_CIDR.parse().unwrap()],
-        service_cidrs: vec!["10.43.0.0/16".parse().unwrap()],
+        cluster_cidrs: vec![cluster.parse().unwrap()],
+        service_cidrs: vec![service.parse().unwrap()],
     }
 }
 
@@ -31,7 +37,11 @@ struct Proxy<'a> {
 
 impl<'a> Proxy<'a> {
     fn new(site: &'a Site) -> Self {
-        let table = Table::new(plan_base(&plan_config()));
+        Self::of(Family::V4, site)
+    }
+
+    fn of(family: Family, site: &'a Site) -> Self {
+        let table = Table::new(plan_base(&plan_config(family)));
         let whole = table.replace();
         site.host.run(|| nft::commit(&[whole]).unwrap());
         Proxy { site, table }
@@ -42,12 +52,13 @@ impl<'a> Proxy<'a> {
             serde_saphyr::from_str(&format!("metadata: {{namespace: default, name: {name}}}\nspec: {spec}")).unwrap();
         let endpoints: Vec<String> =
             endpoints.iter().map(|address| format!("{{addresses: ['{address}'], nodeName: here}}")).collect();
+        let address_type = if self.table.family() == Family::V4 { "IPv4" } else { "IPv6" };
         let slice: EndpointSlice = serde_saphyr::from_str(&format!(
-            "metadata: {{name: s}}\naddressType: IPv4\nports: [{{name: '', port: 8080, protocol: {protocol}}}]\nendpoints: [{}]",
+            "metadata: {{name: s}}\naddressType: {address_type}\nports: [{{name: '', port: 8080, protocol: {protocol}}}]\nendpoints: [{}]",
             endpoints.join(", ")
         ))
         .unwrap();
-        self.commit(name, plan_service(&plan_config(), &service, &[Arc::new(slice)]));
+        self.commit(name, plan_service(&plan_config(self.table.family()), &service, &[Arc::new(slice)]));
     }
 
     fn commit(&mut self, name: &str, rules: ServiceRules) {
@@ -125,7 +136,7 @@ fn node_ports_answer_on_all_addresses() {
         a.address
     ))
     .unwrap();
-    proxy.commit("web", plan_service(&plan_config(), &service, &[Arc::new(slice)]));
+    proxy.commit("web", plan_service(&plan_config(Family::V4), &service, &[Arc::new(slice)]));
     assert_eq!(site.outside.ask_tcp(&node_port), "silence");
     assert_eq!(site.host.ask_tcp(&node_port), "a 10.42.0.1", "the node itself is let through");
     proxy.set("web", &spec("Cluster"), "TCP", &[]);
@@ -223,6 +234,48 @@ fn nft_reads_back_what_we_wrote_and_foreign_tables_stay() {
 }
 
 #[test]
+fn ipv6_works_the_same() {
+    let site = Site::new();
+    site.add_ipv6();
+    let both =
+        serde_json::json!({ "podCIDRs": ["10.42.0.0/24", "fd42::/64"], "clusterCIDRs": [CLUSTER_CIDR, CLUSTER_CIDR6] });
+    let (a, client) = (site.pod_with("a", both.clone()), site.pod_with("client", both));
+    let address = |pod: &Pod| {
+        let text = pod.result["ips"][1]["address"].as_str().unwrap();
+        text.parse::<ipnet::IpNet>().unwrap().addr()
+    };
+    assert_eq!(address(&a).to_string(), "fd42::2");
+    assert_eq!(client.namespace.ask_tcp("[fd42::2]:8080"), format!("a {}", address(&client)));
+    let mut proxy = Proxy::of(Family::V6, &site);
+    let spec = "{clusterIP: 'fd43::5', clusterIPs: ['fd43::5'], type: NodePort, ports: [{port: 80, nodePort: 30080}]}";
+    proxy.set("web", spec, "TCP", &[address(&a)]);
+    proxy.set(
+        "dns",
+        "{clusterIP: 'fd43::6', sessionAffinity: ClientIP, ports: [{port: 53, protocol: UDP}]}",
+        "UDP",
+        &[address(&a)],
+    );
+    proxy.set("none", "{clusterIP: 'fd43::7', ports: [{port: 80}]}", "TCP", &[]);
+    let many: Vec<IpAddr> = (0..300u16).map(|n| IpAddr::from([0xfd42, 0, 0, 1, 0, 0, 0, n])).collect();
+    proxy.set("wide", "{clusterIP: 'fd43::8', ports: [{port: 80}]}", "TCP", &many);
+    assert_eq!(client.namespace.ask_tcp("[fd43::5]:80"), format!("a {}", address(&client)));
+    assert_eq!(client.namespace.ask_udp("[fd43::6]:53"), format!("a {}", address(&client)));
+    assert_eq!(client.namespace.ask_tcp("[fd43::7]:80"), "refused");
+    assert_eq!(a.namespace.ask_tcp("[fd43::5]:80"), "a fd42::1", "to itself");
+    assert_eq!(site.outside.ask_tcp(&format!("[{NODE_IP6}]:30080")), "a fd42::1");
+    assert_eq!(site.outside.ask_tcp("[fd42::2]:8080"), format!("a {OUTSIDE_IP6}"));
+    let text = site.host.nft(&["list", "ruleset"]);
+    for expected in [
+        "fd43::6 . udp . 53 : goto cluster/default/dns/udp/",
+        "numgen random mod 300 map { 0 : fd42:0:0:1:: . 8080, 1 : fd42:0:0:1::1 . 8080",
+        "meta l4proto tcp dnat to [fd42::2]:8080",
+        "ip6 daddr @cluster-ips ip6 saddr != fd42::/56",
+    ] {
+        assert!(text.contains(expected), "{expected}\nis not in\n{text}");
+    }
+}
+
+#[test]
 fn a_refused_transaction_names_the_change_and_changes_nothing() {
     let site = Site::new();
     let proxy = Proxy::new(&site);
@@ -239,7 +292,7 @@ fn a_refused_transaction_names_the_change_and_changes_nothing() {
 #[test]
 fn ten_thousand_services_are_one_transaction_and_a_change_stays_small() {
     let site = Site::new();
-    let config = plan_config();
+    let config = plan_config(Family::V4);
     let rules = |number: u32, endpoints: u8| {
         let ip = IpAddr::from([10, 43, (number >> 8) as u8, number as u8]);
         let service: Service = serde_json::from_value(serde_json::json!({

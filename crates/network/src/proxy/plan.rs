@@ -15,7 +15,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use super::selection::{Place, Selected, Target, select};
 use crate::nft::{
-    Chain, Data, Family, Field, Hook, HookPoint, Key, Protocol, Rule, RuleSet, Set, SetKind, Statement, Value,
+    self, Chain, Data, Family, Field, Hook, HookPoint, Key, Protocol, Rule, RuleSet, Set, SetKind, Statement, Value,
     ValueType, Verdict,
 };
 
@@ -108,7 +108,8 @@ pub fn plan_base(config: &PlanConfig) -> RuleSet {
         by_port(SERVICE_NODEPORTS),
     ]);
     chain("services", None, services);
-    chain(REJECT, None, vec![vec![Reject]]);
+    let tcp = Statement::IsProtocol(nft::Protocol::Tcp);
+    chain(REJECT, None, vec![vec![tcp, Statement::Reset], vec![Reject]]);
     chain(
         "no-endpoints",
         None,
@@ -117,12 +118,13 @@ pub fn plan_base(config: &PlanConfig) -> RuleSet {
             vec![IsLocal(DestinationAddress), Statement::not_loopback(config.family), by_port(NO_ENDPOINT_NODEPORTS)],
         ],
     );
-    let mut unknown = vec![vec![in_cluster_ips(), Reject]];
+    let refuse = || Statement::Verdict(Verdict::Goto(REJECT.to_owned()));
+    let mut unknown = vec![vec![in_cluster_ips(), refuse()]];
     unknown.extend(
         config
             .service_cidrs
             .iter()
-            .map(|network| vec![InNetwork { field: DestinationAddress, network: *network, not: false }, Reject]),
+            .map(|network| vec![InNetwork { field: DestinationAddress, network: *network, not: false }, refuse()]),
     );
     chain("unknown-cluster-ips", None, unknown);
 
