@@ -5,6 +5,7 @@ mod e2e;
 mod image;
 mod layers;
 mod protobuf;
+mod suite;
 
 use std::path::{Path, PathBuf};
 
@@ -13,15 +14,20 @@ use anyhow::{Result, bail};
 const USAGE: &str = "usage: cargo xtask <task> [arguments]
 
 tasks:
+  up [flags]          install what a node needs, build, and run `coxswain server` with these flags
+  test                all checks and tests, as CI runs them
   codegen [--check]   generate the schema data of apimachinery from upstream's published OpenAPI
   protobuf [--check]  generate the protobuf field numbers of apimachinery
   layers              check the arrows between crates and the size of files
-  e2e [filter]        a real cluster, real containers, real kubectl: the end-to-end test";
+  e2e [--dev] [--keep] [--repeat=N] [filter]
+                      a real cluster, real containers, real kubectl: the end-to-end test";
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let Some((task, rest)) = args.split_first() else { bail!("{USAGE}") };
     match task.as_str() {
+        "up" => suite::up(rest),
+        "test" => suite::test(),
         "codegen" => codegen::run(rest),
         "protobuf" => protobuf::run(rest),
         "layers" => layers::run(),

