@@ -185,9 +185,11 @@ async fn refusals_of_admission_reach_the_client() {
         (code, message.as_str()),
         (403, r#"namespaces "default" is forbidden: this namespace may not be deleted"#)
     );
-    let (code, message) = refused("POST /api/v1/namespaces/default/pods", pod("p")).await;
+    let mut other = pod("p");
+    other["spec"]["serviceAccountName"] = json!("bot");
+    let (code, message) = refused("POST /api/v1/namespaces/default/pods", other).await;
     assert_eq!(code, 403);
-    assert!(message.contains(r#"serviceaccount "default" not found"#), "{message}");
+    assert!(message.contains(r#"serviceaccount "bot" not found"#), "{message}");
 }
 
 #[tokio::test]
@@ -214,4 +216,19 @@ async fn a_node_keeps_to_its_own_objects() {
     let leases = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
     assert_eq!(node(&format!("POST {leases}"), lease("n1")).await.0, 201);
     assert_eq!(node(&format!("POST {leases}"), lease("n2")).await.0, 403);
+}
+
+#[tokio::test]
+async fn a_pod_waits_for_the_account_of_its_new_namespace() {
+    let server = server(&ObjectStore::in_memory(store::Options::default()));
+    start(&server).await;
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "new"}});
+    as_admin(&server, "POST /api/v1/namespaces", namespace).await;
+    let create = as_admin(&server, "POST /api/v1/namespaces/new/pods", pod("p"));
+    let controller = async {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        as_admin(&server, "POST /api/v1/namespaces/new/serviceaccounts", account()).await
+    };
+    let (made, _) = tokio::join!(create, controller);
+    assert_eq!(made["spec"]["serviceAccountName"], "default");
 }

@@ -17,6 +17,7 @@ pub(crate) mod testing;
 mod toleration_seconds;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use apimachinery::resource::ResourceRow;
 use apimachinery::status::{Result, StatusError};
@@ -132,6 +133,25 @@ impl Chain {
 
     fn applicable(&self, operation: Operation) -> impl Iterator<Item = &dyn Plugin> {
         self.plugins.iter().map(|p| &**p).filter(move |p| p.handles(operation))
+    }
+}
+
+/// How long a new object waits for what a controller is about to create, as upstream.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Waits for what `object` refers to, where a controller creates that a moment after the namespace: whoever applies a namespace and its
+/// pods together must not lose a race. Returns in any case; the plugins then decide. The only part of admission that takes time.
+pub async fn settle(view: &View, row: &ResourceRow, namespace: &str, object: &Value) {
+    let Some(key) = service_account::awaited(view, row, namespace, object) else { return };
+    let arrival = async {
+        let mut watcher = view.store().watch_key(&key, view.store().revision())?;
+        while view.store().get(&key).is_none() {
+            watcher.next().await?;
+        }
+        Ok::<(), store::Error>(())
+    };
+    if !matches!(tokio::time::timeout(PATIENCE, arrival).await, Ok(Ok(()))) {
+        tracing::debug!(key, "what a new object refers to did not come in time");
     }
 }
 

@@ -1,5 +1,6 @@
 //! Every pod has a service account, and, unless it declines, that account's token mounted where clients expect it.
 
+use apimachinery::resource::ResourceRow;
 use apimachinery::status::Result;
 use apimachinery::{Value, meta, names};
 use serde_json::json;
@@ -7,6 +8,7 @@ use serde_json::json;
 use super::pod_spec::{is_mirror, items, items_mut, secret_references, spec_mut, token_projections};
 use super::{Operation, Plugin, Request, mentions};
 use crate::object::Entry;
+use crate::view::{View, key};
 
 const DEFAULT: &str = "default";
 const VOLUME_PREFIX: &str = "kube-api-access-";
@@ -61,6 +63,19 @@ impl Plugin for ServiceAccount {
         }
         Ok(())
     }
+}
+
+/// The key of the default account that a new pod in a new namespace is about to be given, if it is not there yet.
+pub fn awaited(view: &View, row: &ResourceRow, namespace: &str, object: &Value) -> Option<String> {
+    let name = meta::str_at(object, &["spec", "serviceAccountName"]);
+    let of_default =
+        &*row.plural == "pods" && row.group.is_empty() && matches!(name, "" | DEFAULT) && !is_mirror(object);
+    if !of_default || view.get("serviceaccounts", namespace, DEFAULT).is_some() {
+        return None;
+    }
+    let namespace_lives =
+        view.get("namespaces", "", namespace).is_some_and(|n| n.value.meta().deletion_timestamp.is_none());
+    namespace_lives.then(|| key("serviceaccounts", namespace, DEFAULT))
 }
 
 fn account(request: &Request<'_>) -> Result<Entry> {
@@ -254,5 +269,18 @@ mod tests {
             error.message,
             r#"pods "p" is forbidden: volume with secret.secretName="other" is not allowed because service account default does not reference that secret"#
         );
+    }
+
+    #[test]
+    fn a_new_namespaces_account_is_worth_waiting_for() {
+        let cluster = Cluster::new();
+        let row = apimachinery::resource::builtin().preferred("", "pods").unwrap();
+        let awaited = |spec: Value| awaited(&cluster.view, row, "ns", &pod(spec));
+        assert_eq!(awaited(json!({})), None, "the namespace is missing");
+        cluster.put("namespaces", json!({"metadata": {"name": "ns"}}));
+        assert_eq!(awaited(json!({})).as_deref(), Some("/registry/serviceaccounts/ns/default"));
+        assert_eq!(awaited(json!({"serviceAccountName": "other"})), None);
+        cluster.put("serviceaccounts", json!({"metadata": {"name": "default", "namespace": "ns"}}));
+        assert_eq!(awaited(json!({})), None);
     }
 }

@@ -41,6 +41,7 @@ pub async fn insert(
     wanted: Value,
     manager: managed::Change,
 ) -> Result<Stored> {
+    crate::admission::settle(&server.view, &call.row, &call.info.namespace, &wanted).await;
     let generated = meta::name(&wanted).is_empty();
     let mut tries = if generated { NAME_TRIES } else { 1 };
     loop {
