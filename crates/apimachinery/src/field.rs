@@ -177,14 +177,18 @@ fn show(value: &Value) -> String {
     }
 }
 
+/// Whether Go shows a character as it is: both languages agree on what is printable, bar the escapes of quotes.
+pub fn is_printable(c: char) -> bool {
+    matches!(c, '"' | '\'' | '\\')
+        || c.escape_debug().len() == 1
+        || !c.is_ascii() && !c.escape_debug().eq(c.escape_unicode())
+}
+
 /// A string in quotes with Go's escapes, since messages are compared with upstream's.
 pub fn quote(text: &str) -> String {
     let mut quoted = String::with_capacity(text.len() + 2);
     quoted.push('"');
     for c in text.chars() {
-        // Both languages agree on what is printable, bar the form of the escapes.
-        let printable =
-            c == '\'' || c.escape_debug().len() == 1 || !c.is_ascii() && !c.escape_debug().eq(c.escape_unicode());
         match c {
             '"' => quoted.push_str("\\\""),
             '\\' => quoted.push_str("\\\\"),
@@ -195,7 +199,7 @@ pub fn quote(text: &str) -> String {
             '\u{8}' => quoted.push_str("\\b"),
             '\u{b}' => quoted.push_str("\\v"),
             '\u{c}' => quoted.push_str("\\f"),
-            c if printable => quoted.push(c),
+            c if is_printable(c) => quoted.push(c),
             c => {
                 let _ = match u32::from(c) {
                     code @ ..0x80 => write!(quoted, "\\x{code:02x}"),
@@ -219,4 +223,20 @@ pub fn aggregate(errors: &[Error]) -> String {
         }
     }
     if texts.len() == 1 { texts.remove(0) } else { format!("[{}]", texts.join(", ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quotes_as_go() {
+        for (text, expected) in [
+            ("plain 'x' é 漢", "\"plain 'x' é 漢\""),
+            ("a\"b\\c\n\t\u{7}", r#""a\"b\\c\n\t\a""#),
+            ("\u{0}\u{7f}\u{200b}\u{e0001}", r#""\x00\x7f\u200b\U000e0001""#),
+        ] {
+            assert_eq!(quote(text), expected);
+        }
+    }
 }

@@ -18,9 +18,9 @@ use std::sync::LazyLock;
 
 use serde_json::{Map, Value};
 
-use crate::meta;
 use crate::schema::{Schema, TypeId};
 use crate::status::{Cause, Details, StatusError};
+use crate::{field, meta};
 use managed::{Entry, Operation};
 use typed::{Delta, Typed};
 
@@ -82,6 +82,17 @@ pub struct Manager<'a> {
     pub now: &'a str,
     /// Fields that this endpoint resets ([`reset_fields`]): changes in them are nobody's.
     pub reset: &'a FieldSet,
+}
+
+/// Upstream's `ValidateFieldManager`: at most 128 bytes, all printable.
+pub fn validate_manager(name: &str, path: &field::Path) -> field::ErrorList {
+    const MAX: usize = 128;
+    let too_long = (name.len() > MAX).then(|| field::Error::too_long(path, MAX));
+    let unprintable = name.char_indices().filter(|(_, c)| !field::is_printable(*c)).map(|(i, c)| {
+        let detail = format!("invalid character U+{:04X} (at position {i})", u32::from(c));
+        field::Error::invalid(path, &name.into(), &detail)
+    });
+    too_long.into_iter().chain(unprintable).collect()
 }
 
 /// A field that somebody else owns and the configuration would change.

@@ -243,6 +243,14 @@ fn subresources_have_entries_of_their_own() {
 }
 
 #[test]
+fn names_of_managers_are_checked() {
+    let errors = |name: &str| field::aggregate(&validate_manager(name, &field::Path::new("fieldManager")));
+    assert_eq!(errors("kubectl é"), "[]");
+    assert_eq!(errors(&"a".repeat(129)), "fieldManager: Too long: may not be more than 128 bytes");
+    assert_eq!(errors("a\nb"), "fieldManager: Invalid value: \"a\\nb\": invalid character U+000A (at position 1)");
+}
+
+#[test]
 fn updates_are_capped() {
     let mut object = updated(None, deployment(json!({"replicas": 1})), "u", "2026-01-01T00:00:00Z");
     for i in 0..14 {

@@ -123,7 +123,12 @@ fn custom_cell(kind: &str, value: &Value, now: i64) -> Value {
             (None, Some(float)) => (float as i64).into(),
             _ => Value::Null,
         },
-        ("number", Value::Number(number)) => number.as_f64().map_or(Value::Null, |n| json!(n)),
+        // Go writes a whole float without a point.
+        ("number", Value::Number(number)) => match (number.as_i64(), number.as_f64()) {
+            (Some(integer), _) => integer.into(),
+            (None, Some(float)) => json!(float),
+            _ => Value::Null,
+        },
         ("boolean", Value::Bool(_)) => value.clone(),
         ("date", Value::String(text)) => match cell::seconds(text) {
             Some(time) => duration::human(now.saturating_sub(time)).into(),

@@ -307,7 +307,7 @@ fn custom_resources() {
     });
     assert_eq!(
         Value::Array(super::row(&row, &object, NOW)),
-        json!(["c", "x", "{\"k\":1}", 3, 3.0, true, "60s", "<invalid>", null, null, "True"])
+        json!(["c", "x", "{\"k\":1}", 3, 3, true, "60s", "<invalid>", null, null, "True"])
     );
     assert_eq!(columns(&row)[0].format.as_ref(), "name");
     row.columns.clear();
