@@ -11,6 +11,7 @@ pub mod netlink;
 pub mod nft;
 pub mod podnet;
 pub mod proxy;
+mod sysctl;
 
 pub use error::{Error, Result};
 

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use client::{Context, Queue};
 use ipnet::IpNet;
@@ -13,6 +13,7 @@ use k8s_openapi::api::core::v1::Node;
 
 use crate::cni::config::{PLUGIN_NAME, PodNetwork};
 use crate::netlink::route::{Handle, Route, Via};
+use crate::sysctl::write_sysctl;
 use crate::{Error, Result, cni, nft};
 
 /// Behind every other route, so that it only serves where the host has no default route.
@@ -196,14 +197,6 @@ fn link_mtu(node_ips: &[IpAddr]) -> Result<u32> {
     let index = addresses.iter().find(|(_, net)| node_ips.contains(&net.addr())).map(|(index, _)| *index);
     let link = handle.links()?.into_iter().find(|link| Some(link.index) == index && link.name != "lo");
     Ok(link.map_or(DEFAULT_MTU, |link| link.mtu))
-}
-
-fn write_sysctl(name: &str, value: &str) -> Result<()> {
-    let path = Path::new("/proc/sys").join(name);
-    if std::fs::read_to_string(&path).is_ok_and(|present| present.trim() == value) {
-        return Ok(());
-    }
-    std::fs::write(&path, value).map_err(Error::file("writing", &path))
 }
 
 /// Whether the kernel has what the pod network needs; for `coxswain check`.

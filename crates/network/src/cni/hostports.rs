@@ -115,16 +115,19 @@ pub fn plan(family: Family, pod_cidrs: &[IpNet], cluster_cidrs: &[IpNet], record
     let pair = Set { key: vec![ValueType::Address, ValueType::Address], kind: SetKind::Plain };
     table.sets.insert(HAIRPIN.to_owned(), pair);
 
+    let mut translate_local = vec![Statement::IsLocal(DestinationAddress)];
+    if family == Family::V6 {
+        // The kernel cannot route ::1, whatever it is told.
+        let network = nft::loopback(family);
+        translate_local.push(Statement::InNetwork { field: DestinationAddress, network, not: true });
+    }
+    translate_local.push(Statement::TranslateByMap { fields: vec![Protocol, DestinationPort], map: PORTS.to_owned() });
     let translate = vec![
         Rule(vec![Statement::TranslateByMap {
             fields: vec![DestinationAddress, Protocol, DestinationPort],
             map: PORTS_AT.to_owned(),
         }]),
-        Rule(vec![
-            Statement::IsLocal(DestinationAddress),
-            Statement::not_loopback(family),
-            Statement::TranslateByMap { fields: vec![Protocol, DestinationPort], map: PORTS.to_owned() },
-        ]),
+        Rule(translate_local),
     ];
     // Before kube-proxy's: a host port is the more particular wish.
     let before_services = |point| Some(Hook { kind: "nat", point, priority: -101 });
@@ -141,6 +144,9 @@ pub fn plan(family: Family, pod_cidrs: &[IpNet], cluster_cidrs: &[IpNet], record
         Statement::InSet { fields: vec![SourceAddress, DestinationAddress], set: HAIRPIN.to_owned() },
         Statement::Masquerade,
     ])];
+    // Nobody could answer to a loopback address.
+    let from_loopback = Statement::InNetwork { field: SourceAddress, network: nft::loopback(family), not: false };
+    leaving.push(Rule(vec![Statement::IsTranslated, from_loopback, Statement::Masquerade]));
     for pod_cidr in of_family(pod_cidrs) {
         let mut rule = vec![Statement::InNetwork { field: SourceAddress, network: pod_cidr, not: false }];
         let inside = of_family(cluster_cidrs).into_iter().chain(std::iter::once(multicast(family)));

@@ -344,8 +344,9 @@ impl Expressions<'_> {
                 self.compare(true, &[protocol.number()]);
             }
             Statement::IsLocal(field) => self.is_local(*field),
-            Statement::IsNew => self.connection_has(libc::NFT_CT_STATE, CT_STATE_NEW),
-            Statement::IsTranslated => self.connection_has(libc::NFT_CT_STATUS, IPS_DST_NAT),
+            Statement::IsNew => self.connection_has(libc::NFT_CT_STATE, CT_STATE_NEW, true),
+            Statement::IsTranslated => self.connection_has(libc::NFT_CT_STATUS, IPS_DST_NAT, true),
+            Statement::IsUntranslated => self.connection_has(libc::NFT_CT_STATUS, IPS_DST_NAT, false),
             Statement::HasMark(bits) => {
                 self.load_meta(libc::NFT_META_MARK);
                 self.bitwise(*bits, 0);
@@ -503,13 +504,13 @@ impl Expressions<'_> {
         self.compare(true, &u32::from(libc::RTN_LOCAL).to_ne_bytes());
     }
 
-    fn connection_has(&mut self, key: i32, bits: u32) {
+    fn connection_has(&mut self, key: i32, bits: u32, wanted: bool) {
         self.expression("ct", |w| {
             w.be32(1, REGISTER);
             w.be32(2, key as u32);
         });
         self.bitwise(bits, 0);
-        self.compare(false, &0u32.to_ne_bytes());
+        self.compare(!wanted, &0u32.to_ne_bytes());
     }
 
     fn random(&mut self, modulus: usize) {

@@ -12,6 +12,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 pub use commit::{Transaction, commit, exists};
 pub use monitor::{Monitor, Seen};
 pub use statement::{Field, Rule, Statement};
@@ -27,6 +29,15 @@ impl Family {
     pub fn of(address: IpAddr) -> Self {
         if address.is_ipv4() { Family::V4 } else { Family::V6 }
     }
+}
+
+/// The addresses that never leave a host.
+pub fn loopback(family: Family) -> IpNet {
+    let loopback = match family {
+        Family::V4 => IpNet::new([127, 0, 0, 0].into(), 8),
+        Family::V6 => IpNet::new(std::net::Ipv6Addr::LOCALHOST.into(), 128),
+    };
+    loopback.expect("a constant with a valid prefix length")
 }
 
 impl fmt::Display for Family {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{Family, Verdict};
+use super::Verdict;
 
 /// What a rule reads off a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +38,7 @@ pub enum Statement {
     IsNew,
     /// The connection's destination has been translated.
     IsTranslated,
+    IsUntranslated,
     /// All these bits are set in the packet mark.
     HasMark(u32),
     SetMark(u32),
@@ -84,18 +85,6 @@ impl From<Vec<Statement>> for Rule {
     }
 }
 
-impl Statement {
-    /// The destination is no loopback address: those are local too, but packets to them cannot be routed elsewhere.
-    pub fn not_loopback(family: Family) -> Statement {
-        let loopback = match family {
-            Family::V4 => IpNet::new([127, 0, 0, 0].into(), 8),
-            Family::V6 => IpNet::new(std::net::Ipv6Addr::LOCALHOST.into(), 128),
-        };
-        let network = loopback.expect("a constant with a valid prefix length");
-        Statement::InNetwork { field: Field::DestinationAddress, network, not: true }
-    }
-}
-
 impl Rule {
     /// The named sets that the rule looks into or fills, but for maps.
     pub fn sets(&self) -> impl Iterator<Item = &str> {
@@ -131,6 +120,7 @@ impl fmt::Display for Statement {
             Statement::IsLocal(field) => write!(f, "fib {field} type local"),
             Statement::IsNew => f.write_str("ct state new"),
             Statement::IsTranslated => f.write_str("ct status dnat"),
+            Statement::IsUntranslated => f.write_str("ct status ! dnat"),
             Statement::HasMark(bits) => write!(f, "mark & {bits:#x}"),
             Statement::SetMark(bits) => write!(f, "mark set mark | {bits:#x}"),
             Statement::ClearMark(bits) => write!(f, "mark set mark & ~{bits:#x}"),

@@ -8,7 +8,8 @@ use proptest::prelude::*;
 use proptest::sample::subsequence;
 use serde_json::json;
 
-use super::plan::{PlanConfig, ServiceRules, plan_base, plan_service};
+use super::base::plan_base;
+use super::plan::{PlanConfig, ServiceRules, plan_service};
 use super::selection::Place;
 use super::table::Table;
 use crate::nft::{Change, Data, Family, Key, Rule, Set, Statement, Transaction, Verdict};

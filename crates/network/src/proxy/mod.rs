@@ -3,6 +3,7 @@
 //! `plan` decides (pure), `table` turns plans into transactions (pure), this file carries them out. Only our own tables
 //! `ip coxswain` and `ip6 coxswain` are ever touched.
 
+pub mod base;
 pub mod flows;
 pub mod plan;
 pub mod selection;
@@ -26,9 +27,11 @@ use parking_lot::RwLock;
 
 use crate::endpoints;
 use crate::nft::{self, Family, Monitor, Seen};
+use crate::sysctl::write_sysctl;
 use crate::{Error, Result};
+use base::plan_base;
 use flows::StaleFlows;
-use plan::{PlanConfig, plan_base, plan_service};
+use plan::{PlanConfig, plan_service};
 use selection::Place;
 use table::{ServiceName, Table};
 
@@ -170,7 +173,13 @@ impl Proxy {
         }
         // Until the kernel has agreed we do not know what it holds.
         self.in_kernel = false;
-        run_blocking(move || nft::commit(&transactions).and_then(|()| stale.delete())).await?;
+        run_blocking(move || {
+            nft::commit(&transactions)?;
+            // Not before the table is there: it guards what this opens.
+            write_sysctl("net/ipv4/conf/all/route_localnet", "1")?;
+            stale.delete()
+        })
+        .await?;
         self.in_kernel = true;
         Ok(())
     }

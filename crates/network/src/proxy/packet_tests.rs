@@ -7,8 +7,9 @@ use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use std::sync::Arc;
 
+use super::base::plan_base;
 use super::flows::StaleFlows;
-use super::plan::{PlanConfig, ServiceRules, plan_base, plan_service};
+use super::plan::{PlanConfig, ServiceRules, plan_service};
 use super::selection::Place;
 use super::table::{ServiceName, Table};
 use crate::nft::{self, Family};
@@ -123,6 +124,19 @@ fn node_ports_answer_on_all_addresses() {
     assert_eq!(site.outside.ask_tcp("203.0.113.7:80"), "a 10.42.0.1");
     assert_eq!(site.host.ask_tcp(&node_port), "a 10.42.0.1");
     assert_eq!(a.namespace.ask_tcp("10.42.0.1:30080"), "a 10.42.0.1");
+    site.host.run(|| std::fs::write("/proc/sys/net/ipv4/conf/all/route_localnet", "1").unwrap());
+    assert_eq!(site.host.ask_tcp("127.0.0.1:30080"), "a 10.42.0.1");
+    // What listens on loopback only stays out of the neighbours' reach.
+    site.host.serve("secret", 9999);
+    site.outside.run(|| {
+        std::fs::write("/proc/sys/net/ipv4/conf/all/route_localnet", "1").unwrap();
+        // Without its own loopback, an attacker can send there.
+        let script = format!("ip link set lo down && ip route add 127.0.0.5 via {NODE_IP}");
+        assert!(std::process::Command::new("sh").args(["-c", &script]).status().unwrap().success());
+    });
+    assert_eq!(site.host.ask_tcp("127.0.0.5:9999"), "secret 127.0.0.1");
+    assert_eq!(site.outside.ask_tcp("127.0.0.5:9999"), "silence");
+
     proxy.set("web", &spec("Local"), "TCP", &addresses(&[&a]));
     assert_eq!(site.outside.ask_tcp(&node_port), format!("a {OUTSIDE_IP}"), "the client is kept");
     assert_eq!(site.host.ask_tcp(&node_port), "a 10.42.0.1");
@@ -141,6 +155,12 @@ fn node_ports_answer_on_all_addresses() {
     assert_eq!(site.host.ask_tcp(&node_port), "a 10.42.0.1", "the node itself is let through");
     proxy.set("web", &spec("Cluster"), "TCP", &[]);
     assert_eq!(site.outside.ask_tcp(&node_port), "refused");
+    site.host.nft(&["delete", "table", "ip", "coxswain"]);
+    assert_eq!(
+        site.outside.ask_tcp("127.0.0.5:9999"),
+        format!("secret {OUTSIDE_IP}"),
+        "it was our rule that kept it out"
+    );
 }
 
 #[test]
@@ -215,7 +235,7 @@ fn nft_reads_back_what_we_wrote_and_foreign_tables_stay() {
         "meta l4proto tcp dnat to 10.42.0.9:8080",
         "ip daddr @cluster-ips ip saddr != 10.42.0.0/16 meta mark set meta mark | 0x00004000",
         "ip daddr . meta l4proto . th dport vmap @service-ips",
-        "fib daddr type local ip daddr != 127.0.0.0/8 meta l4proto . th dport vmap @service-nodeports",
+        "fib daddr type local meta l4proto . th dport vmap @service-nodeports",
         "ct status dnat ip saddr . ip daddr @hairpin-connections masquerade fully-random",
         "timeout 3h",
     ] {

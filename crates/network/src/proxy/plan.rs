@@ -13,11 +13,11 @@ use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
-use super::selection::{Place, Selected, Target, select};
-use crate::nft::{
-    self, Chain, Data, Family, Field, Hook, HookPoint, Key, Protocol, Rule, RuleSet, Set, SetKind, Statement, Value,
-    ValueType, Verdict,
+use super::base::{
+    CLUSTER_IPS, HAIRPIN, NO_ENDPOINT_NODEPORTS, NO_ENDPOINT_SERVICES, REJECT, SERVICE_IPS, SERVICE_NODEPORTS,
 };
+use super::selection::{Place, Selected, Target, select};
+use crate::nft::{Data, Family, Field, Key, Protocol, Rule, Set, SetKind, Statement, Value, ValueType, Verdict};
 
 pub const TABLE: &str = "coxswain";
 /// Upstream's default masquerade bit (14). Packets that carry it get the node's address as source.
@@ -25,14 +25,6 @@ pub const MASQUERADE_MARK: u32 = 0x4000;
 /// Endpoints up to which they are told apart by a rule each.
 const MOST_RULES: usize = 16;
 const DEFAULT_AFFINITY_SECONDS: u32 = 10800;
-
-const CLUSTER_IPS: &str = "cluster-ips";
-const SERVICE_IPS: &str = "service-ips";
-const SERVICE_NODEPORTS: &str = "service-nodeports";
-const NO_ENDPOINT_SERVICES: &str = "no-endpoint-services";
-const NO_ENDPOINT_NODEPORTS: &str = "no-endpoint-nodeports";
-const HAIRPIN: &str = "hairpin-connections";
-const REJECT: &str = "reject-chain";
 
 /// What planning needs to know of the node and the cluster, for one address family.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,99 +52,6 @@ pub struct ServiceRules {
     pub elements: BTreeMap<(&'static str, Key), Data>,
     /// Who may answer on each UDP frontend: tracked flows to anybody else are stale.
     pub udp: BTreeMap<Frontend, BTreeSet<IpAddr>>,
-}
-
-/// The part of the table that does not depend on services.
-pub fn plan_base(config: &PlanConfig) -> RuleSet {
-    use Field::{DestinationAddress, DestinationPort, Protocol, SourceAddress};
-    use Statement::{ByMap, ClearMark, HasMark, InNetwork, InSet, IsLocal, IsNew, IsTranslated, Masquerade, Reject};
-    let mut table = RuleSet::new(config.family, TABLE);
-    let endpoint_key = vec![ValueType::Address, ValueType::Protocol, ValueType::Port];
-    let port_key = vec![ValueType::Protocol, ValueType::Port];
-    for (name, key, kind) in [
-        (CLUSTER_IPS, vec![ValueType::Address], SetKind::Plain),
-        (HAIRPIN, vec![ValueType::Address, ValueType::Address], SetKind::Plain),
-        (SERVICE_IPS, endpoint_key.clone(), SetKind::VerdictMap),
-        (SERVICE_NODEPORTS, port_key.clone(), SetKind::VerdictMap),
-        (NO_ENDPOINT_SERVICES, endpoint_key, SetKind::VerdictMap),
-        (NO_ENDPOINT_NODEPORTS, port_key, SetKind::VerdictMap),
-    ] {
-        table.sets.insert(name.to_owned(), Set { key, kind });
-    }
-
-    let by_address =
-        |map: &str| ByMap { fields: vec![DestinationAddress, Protocol, DestinationPort], map: map.to_owned() };
-    let by_port = |map: &str| ByMap { fields: vec![Protocol, DestinationPort], map: map.to_owned() };
-    let in_cluster_ips = || InSet { fields: vec![DestinationAddress], set: CLUSTER_IPS.to_owned() };
-    let jump = |chain: &str| Statement::Verdict(Verdict::Jump(chain.to_owned()));
-    let mut chain = |name: &str, hook: Option<Hook>, rules: Vec<Vec<Statement>>| {
-        let rules = rules.into_iter().map(Rule).collect();
-        table.chains.insert(name.to_owned(), Chain { hook, rules });
-    };
-
-    let mut services = Vec::new();
-    if !config.cluster_cidrs.is_empty() {
-        let mut from_outside = vec![in_cluster_ips()];
-        from_outside.extend(config.cluster_cidrs.iter().map(|network| InNetwork {
-            field: SourceAddress,
-            network: *network,
-            not: true,
-        }));
-        from_outside.push(Statement::SetMark(MASQUERADE_MARK));
-        services.push(from_outside);
-    }
-    services.push(vec![by_address(SERVICE_IPS)]);
-    services.push(vec![
-        IsLocal(DestinationAddress),
-        Statement::not_loopback(config.family),
-        by_port(SERVICE_NODEPORTS),
-    ]);
-    chain("services", None, services);
-    let tcp = Statement::IsProtocol(nft::Protocol::Tcp);
-    chain(REJECT, None, vec![vec![tcp, Statement::Reset], vec![Reject]]);
-    chain(
-        "no-endpoints",
-        None,
-        vec![
-            vec![by_address(NO_ENDPOINT_SERVICES)],
-            vec![IsLocal(DestinationAddress), Statement::not_loopback(config.family), by_port(NO_ENDPOINT_NODEPORTS)],
-        ],
-    );
-    let refuse = || Statement::Verdict(Verdict::Goto(REJECT.to_owned()));
-    let mut unknown = vec![vec![in_cluster_ips(), refuse()]];
-    unknown.extend(
-        config
-            .service_cidrs
-            .iter()
-            .map(|network| vec![InNetwork { field: DestinationAddress, network: *network, not: false }, refuse()]),
-    );
-    chain("unknown-cluster-ips", None, unknown);
-
-    let nat = |point, priority| Some(Hook { kind: "nat", point, priority });
-    let filter = |point, priority| Some(Hook { kind: "filter", point, priority });
-    chain("nat-prerouting", nat(HookPoint::Prerouting, -100), vec![vec![jump("services")]]);
-    chain("nat-output", nat(HookPoint::Output, -100), vec![vec![jump("services")]]);
-    chain(
-        "nat-postrouting",
-        nat(HookPoint::Postrouting, 100),
-        vec![
-            vec![HasMark(MASQUERADE_MARK), ClearMark(MASQUERADE_MARK), Masquerade],
-            vec![
-                IsTranslated,
-                InSet { fields: vec![SourceAddress, DestinationAddress], set: HAIRPIN.to_owned() },
-                Masquerade,
-            ],
-        ],
-    );
-    let check = |more: &[&str]| {
-        let chains = std::iter::once("no-endpoints").chain(more.iter().copied());
-        chains.map(|name| vec![IsNew, jump(name)]).collect::<Vec<_>>()
-    };
-    chain("filter-input", filter(HookPoint::Input, -110), check(&[]));
-    chain("filter-forward", filter(HookPoint::Forward, -110), check(&["unknown-cluster-ips"]));
-    // After the translation: what got an endpoint does not look like its service any more.
-    chain("filter-output", filter(HookPoint::Output, -90), check(&["unknown-cluster-ips"]));
-    table
 }
 
 /// The rules of one service; none if the proxy has nothing to do for it (headless, ExternalName, somebody else's).

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
-use super::plan::{PlanConfig, ServiceRules, plan_base, plan_service};
+use super::base::plan_base;
+use super::plan::{PlanConfig, ServiceRules, plan_service};
 use super::selection::Place;
 use super::table::Table;
 use crate::nft::Family;
