@@ -66,6 +66,17 @@ fn dns_config() -> DnsConfig {
     }
 }
 
+fn podnet_config(site: &Site) -> PodNetConfig {
+    PodNetConfig {
+        node_name: "here".into(),
+        node_ips: vec![NODE_IP.parse().unwrap()],
+        cluster_cidrs: cidrs(CLUSTER_CIDR),
+        service_cidrs: cidrs(SERVICE_CIDR),
+        cni_dir: site.data.path().join("cni"),
+        executable: PathBuf::from("/usr/bin/coxswain"),
+    }
+}
+
 fn node(name: &str, pod_cidr: &str, address: &str) -> String {
     format!(
         "{{metadata: {{name: {name}}}, spec: {{podCIDR: {pod_cidr}, podCIDRs: [{pod_cidr}]}}, \
@@ -115,14 +126,7 @@ fn the_proxy_follows_the_api_and_mends_what_others_break() {
 fn the_pod_network_follows_the_nodes() {
     let site = Site::new();
     let api = FakeApi::new();
-    let config = PodNetConfig {
-        node_name: "here".into(),
-        node_ips: vec![NODE_IP.parse().unwrap()],
-        cluster_cidrs: cidrs(CLUSTER_CIDR),
-        service_cidrs: cidrs(SERVICE_CIDR),
-        cni_dir: site.data.path().join("cni"),
-        executable: PathBuf::from("/usr/bin/coxswain"),
-    };
+    let config = podnet_config(&site);
     on_node(&site, async {
         let context = api.context();
         let running = tokio::spawn(run_podnet(context.clone(), config.clone()));
@@ -158,6 +162,29 @@ fn the_pod_network_follows_the_nodes() {
         becomes(vec![own], routes);
         context.shutdown.cancel();
         running.await.unwrap().unwrap();
+    });
+}
+
+#[test]
+fn a_host_without_default_route_reaches_services() {
+    let site = Site::new();
+    let pod = site.pod("a");
+    let api = FakeApi::new();
+    put_web(&api, &[&pod]);
+    api.put(NODES, &node("here", "10.42.0.0/24", NODE_IP));
+    let ip = |arguments: &str| {
+        let done = std::process::Command::new("ip").args(arguments.split(' ')).status().unwrap();
+        assert!(done.success(), "ip {arguments}");
+    };
+    on_node(&site, async {
+        ip("route del default");
+        let context = api.context();
+        let config = podnet_config(&site);
+        tokio::spawn(run_proxy(context.clone(), proxy_config()));
+        tokio::spawn(run_podnet(context.clone(), config));
+        becomes("a 10.42.0.1".to_owned(), || site.host.ask_tcp("10.43.0.5:80"));
+        assert_eq!(site.host.ask_tcp("10.43.7.7:80"), "refused");
+        context.shutdown.cancel();
     });
 }
 

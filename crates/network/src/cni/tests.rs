@@ -72,6 +72,8 @@ fn host_ports_follow_their_pods() {
     assert_eq!(site.outside.ask_udp_from(4000, &node), format!("a {OUTSIDE_IP}"));
     assert_eq!(site.host.ask_tcp(&node), format!("a {NODE_IP}"));
     assert_eq!(a.namespace.ask_tcp(&node), "a 10.42.0.1", "through the host to itself");
+    site.host.run(|| crate::sysctl::write_sysctl("net/ipv4/conf/all/route_localnet", "1").unwrap());
+    assert_eq!(site.host.ask_tcp("127.0.0.1:8000"), "a 10.42.0.1");
 
     assert_eq!(site.cni("DEL", "a", a.namespace.path(), &site.cni_config(mapping.clone())).exit_code, 0);
     assert_eq!(site.outside.ask_tcp(&node), "refused");
@@ -106,6 +108,23 @@ fn garbage_and_the_dead_give_their_addresses_back() {
     drop(pool);
     assert_eq!(site.cni("ADD", "f", late.path(), &config).exit_code, 0);
     drop(pods);
+}
+
+/// The runtime waits for this at every pod's start.
+#[test]
+fn an_add_takes_milliseconds() {
+    let site = Site::new();
+    let config = site.cni_config(json!({}));
+    let pods: Vec<Namespace> = (0..20).map(|_| Namespace::new()).collect();
+    let mut times: Vec<std::time::Duration> = Vec::new();
+    for (number, pod) in pods.iter().enumerate() {
+        let started = std::time::Instant::now();
+        assert_eq!(site.cni("ADD", &format!("p{number}"), pod.path(), &config).exit_code, 0);
+        times.push(started.elapsed());
+    }
+    times.sort();
+    // Some two milliseconds on a quiet machine; the bound allows for a busy one.
+    assert!(times[10] < std::time::Duration::from_millis(50), "{times:?}");
 }
 
 #[test]
