@@ -44,6 +44,8 @@ pub fn from_yaml(bytes: &[u8]) -> Result<Decoded, DecodeError> {
     let mut duplicates = Vec::new();
     let options = serde_saphyr::options! {
         duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins,
+        // YAML 1.1, which clients write: `defaultMode: 0644`.
+        legacy_octal_numbers: true,
         with_snippet: false,
     };
     let text = first_document(text);
@@ -268,6 +270,11 @@ mod tests {
     fn yaml_is_decoded_like_json() {
         let decoded = from_yaml(b"---\na: 1\nb: [x, true, null, 1.5]\n8080: web\n---\nc: 2\n").unwrap();
         assert_eq!(decoded.value, json!({"a": 1, "b": ["x", true, null, 1.5], "8080": "web"}));
+        let decoded = from_yaml(b"base: &b {x: 1}\nmode: 0644\nyep: yes\nm: {<<: *b, z: 08:30, q: '0644'}\n").unwrap();
+        assert_eq!(
+            decoded.value,
+            json!({"base": {"x": 1}, "mode": 420, "yep": true, "m": {"x": 1, "z": "08:30", "q": "0644"}})
+        );
         let decoded = from_yaml(b"m:\n  k: 1\n  k: 2\n").unwrap();
         assert_eq!(decoded.duplicates, ["m.k"]);
         let value = json!({"a": "1", "b": [{"c": "x: y"}, "\n- 1\n", null, 1.5], "d": {}, "e": "on", "f": "0x1"});
