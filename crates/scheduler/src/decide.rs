@@ -69,22 +69,27 @@ impl Decider {
 
     /// Chooses the node for a pod; `rng` among equals.
     pub fn decide(&mut self, cluster: &mut Cluster, pod: &PodInfo, rng: &mut impl Rng) -> Decision {
+        match self.favourites(cluster, pod) {
+            Ok(nodes) => Decision::Node(nodes[rng.random_range(0..nodes.len())]),
+            Err(diagnosis) => Decision::Nowhere(diagnosis),
+        }
+    }
+
+    /// The nodes that suit a pod best, at least one, all equally.
+    pub fn favourites(&mut self, cluster: &mut Cluster, pod: &PodInfo) -> Result<Vec<u32>, Diagnosis> {
         self.prepare(cluster, pod);
         if let Some(slot) = self.nominated(cluster, pod) {
-            return Decision::Node(slot);
+            return Ok(vec![slot]);
         }
         let contested = contested(cluster, pod);
-        let mut sieve = match self.filter(cluster, pod, cluster.slots().to_vec()) {
-            Ok(sieve) => sieve,
-            Err(diagnosis) => return Decision::Nowhere(diagnosis),
-        };
+        let mut sieve = self.filter(cluster, pod, cluster.slots().to_vec())?;
         if !contested.is_empty() {
             self.filter_contested(cluster, pod, &contested, &mut sieve);
         }
-        match sieve.nodes.as_slice() {
-            [] => Decision::Nowhere(diagnose(cluster, sieve)),
-            [only] => Decision::Node(*only),
-            nodes => Decision::Node(self.best(cluster, pod, nodes, rng)),
+        match sieve.nodes.len() {
+            0 => Err(diagnose(cluster, sieve)),
+            1 => Ok(sieve.nodes),
+            _ => Ok(self.best(cluster, pod, sieve.nodes)),
         }
     }
 
@@ -176,7 +181,7 @@ impl Decider {
         });
     }
 
-    fn best(&mut self, cluster: &Cluster, pod: &PodInfo, nodes: &[u32], rng: &mut impl Rng) -> u32 {
+    fn best(&mut self, cluster: &Cluster, pod: &PodInfo, nodes: Vec<u32>) -> Vec<u32> {
         let mut totals = vec![0; nodes.len()];
         if let Ok(round) = begin(&self.plugins, cluster, pod) {
             let memory = remember(&mut self.memory, &mut self.clock, pod.class.id);
@@ -187,11 +192,12 @@ impl Decider {
             }
             for part in &round.moving {
                 let Some(pass) = part.pass.as_ref().filter(|pass| pass.scores()) else { continue };
-                let scores = pass.score_all(cluster, nodes);
+                let scores = pass.score_all(cluster, &nodes);
                 add(&mut totals, scores, &**pass, self.plugins[part.plugin].weight());
             }
         }
-        choose(nodes, &totals, rng)
+        let best = totals.iter().copied().max().unwrap_or(0);
+        nodes.into_iter().zip(totals).filter(|(_, total)| *total == best).map(|(slot, _)| slot).collect()
     }
 }
 
@@ -267,15 +273,6 @@ fn add(totals: &mut [i64], mut scores: Vec<i64>, pass: &dyn Pass, weight: i64) {
     for (total, score) in totals.iter_mut().zip(scores) {
         *total += weight * score;
     }
-}
-
-/// One of the nodes with the highest total, each with the same chance.
-fn choose(nodes: &[u32], totals: &[i64], rng: &mut impl Rng) -> u32 {
-    let best = totals.iter().copied().max().unwrap_or(0);
-    let ties = totals.iter().filter(|total| **total == best).count().max(1);
-    let chosen = rng.random_range(0..ties);
-    let mut best_nodes = nodes.iter().zip(totals).filter(|(_, total)| **total == best).map(|(slot, _)| *slot);
-    best_nodes.nth(chosen).expect("there is a node with the highest total")
 }
 
 /// The nodes where room is being made for pods that this one must not take it from.

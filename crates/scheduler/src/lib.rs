@@ -31,6 +31,8 @@ mod preempt;
 mod queue;
 mod resource;
 mod selector;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Instant;
