@@ -49,7 +49,8 @@ impl Transport {
         Req: prost::Message + Send + Sync + 'static,
         Res: prost::Message + Default + Send + Sync + 'static,
     {
-        let call = async {
+        // Boxed: the state of a call under way is large, and callers hold it many times over.
+        let call = Box::pin(async {
             let mut grpc = self.grpc();
             grpc.ready().await.map_err(|error| unreachable(method, &error))?;
             let codec = ProstCodec::<Req, Res>::default();
@@ -60,7 +61,7 @@ impl Transport {
             }
             let answer = grpc.unary(request, PathAndQuery::from_static(method), codec).await;
             answer.map(tonic::Response::into_inner).map_err(|status| refused(method, &status))
-        };
+        });
         match deadline {
             Some(after) => tokio::time::timeout(after, call).await.map_err(|_| Error::Deadline { method, after })?,
             None => call.await,

@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use client::Kind;
+use client::informer::WatchBackoff;
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::Api;
@@ -96,7 +97,7 @@ fn watch_one<K: Kind>(api: Api<K>, name: &str) -> Watched<K> {
     let told = listeners.clone();
     let config = watcher::Config::default().streaming_lists().fields(&format!("metadata.name={name}"));
     let task = tokio::spawn(async move {
-        let mut events = std::pin::pin!(watcher::watcher(api, config).default_backoff());
+        let mut events = std::pin::pin!(watcher::watcher(api, config).backoff(WatchBackoff::default()));
         let mut listed = None;
         while let Some(event) = events.next().await {
             let value = match event {

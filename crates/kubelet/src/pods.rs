@@ -73,8 +73,22 @@ struct Table {
     by_uid: HashMap<String, Arc<PodRecord>>,
     /// Namespace and name to UID. A successor of the same name replaces its predecessor here, never in `by_uid`.
     by_name: HashMap<(String, String), String>,
-    /// Sandbox and container ids to the pod's UID.
+    /// Sandbox and container ids to the pod's UID, and back, so that a change costs only that pod's ids.
     by_runtime_id: HashMap<String, String>,
+    runtime_ids: HashMap<String, Vec<String>>,
+}
+
+impl Table {
+    fn disown(&mut self, uid: &str) {
+        for id in self.runtime_ids.remove(uid).unwrap_or_default() {
+            self.by_runtime_id.remove(&id);
+        }
+    }
+
+    fn own(&mut self, uid: &str, id: String) {
+        self.runtime_ids.entry(uid.to_owned()).or_default().push(id.clone());
+        self.by_runtime_id.insert(id, uid.to_owned());
+    }
 }
 
 /// The pods of this node. Cloning shares the table.
@@ -105,17 +119,18 @@ impl PodStore {
 
     /// Makes a fresh runtime id known before its first event can arrive.
     pub fn claim_runtime_id(&self, uid: &str, id: &str) {
-        self.table.write().by_runtime_id.insert(id.to_owned(), uid.to_owned());
+        self.table.write().own(uid, id.to_owned());
     }
 
     /// Replaces what is known of a pod. `runtime_ids` are all its sandboxes and containers.
     pub fn put(&self, record: PodRecord, runtime_ids: impl IntoIterator<Item = String>) {
         let uid = record.uid().to_owned();
-        let meta = &record.pod.metadata;
-        let key = (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default());
+        let key = key_of(&record.pod);
         let mut table = self.table.write();
-        table.by_runtime_id.retain(|_, owner| *owner != uid);
-        table.by_runtime_id.extend(runtime_ids.into_iter().map(|id| (id, uid.clone())));
+        table.disown(&uid);
+        for id in runtime_ids {
+            table.own(&uid, id);
+        }
         let successor_present = table.by_name.get(&key).is_some_and(|holder| {
             *holder != uid && table.by_uid.get(holder).is_some_and(|other| is_newer(other, &record))
         });
@@ -127,10 +142,17 @@ impl PodStore {
 
     pub fn remove(&self, uid: &str) {
         let mut table = self.table.write();
-        table.by_uid.remove(uid);
-        table.by_name.retain(|_, holder| holder != uid);
-        table.by_runtime_id.retain(|_, owner| owner != uid);
+        table.disown(uid);
+        let Some(record) = table.by_uid.remove(uid) else { return };
+        let key = key_of(&record.pod);
+        if table.by_name.get(&key).is_some_and(|holder| holder == uid) {
+            table.by_name.remove(&key);
+        }
     }
+}
+
+fn key_of(pod: &Pod) -> (String, String) {
+    (pod.metadata.namespace.clone().unwrap_or_default(), pod.metadata.name.clone().unwrap_or_default())
 }
 
 fn is_newer(one: &PodRecord, other: &PodRecord) -> bool {

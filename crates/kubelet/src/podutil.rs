@@ -185,13 +185,13 @@ pub fn pod_total(
     let mut starting = Quantity::ZERO;
     for container in init_containers(pod) {
         if is_sidecar(container) {
-            sidecars = sidecars + value(container);
+            sidecars += value(container);
             starting = starting.max(sidecars);
         } else {
             starting = starting.max(sidecars + value(container));
         }
     }
-    running = running + sidecars;
+    running += sidecars;
     let overhead = amount(spec(pod).overhead.as_ref(), resource).unwrap_or(Quantity::ZERO);
     running.max(starting) + overhead
 }

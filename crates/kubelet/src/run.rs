@@ -31,7 +31,7 @@ pub struct Kubelet {
 
 /// Runs a kubelet until the context's shutdown. Containers go on running.
 pub async fn run(context: Context, config: Config) -> Result<()> {
-    Kubelet::new(context, config)?.run().await;
+    Box::pin(Kubelet::new(context, config)?.run()).await;
     Ok(())
 }
 
@@ -49,6 +49,7 @@ impl Kubelet {
         let pods = context.informers.select::<Pod>(by_node("spec.nodeName"));
         let shared = Shared {
             runtime: cri::Client::new(&config.runtime_endpoint)?,
+            runtime_name: std::sync::OnceLock::new(),
             store: PodStore::default(),
             recorder: Recorder::new(context.client.clone(), "kubelet", &config.node_name),
             objects: Objects::new(context.client.clone()),
@@ -96,7 +97,7 @@ impl Kubelet {
                 shutdown.run_until_cancelled(follow_pods(self.pods, shared, manager, shutdown.clone())),
             ),
         );
-        work.await;
+        Box::pin(work).await;
     }
 }
 

@@ -1,6 +1,6 @@
 //! What all parts of one kubelet share.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use client::{Informer, Recorder};
 use k8s_openapi::api::core::v1::Service;
@@ -16,6 +16,8 @@ pub struct Shared {
     pub config: Config,
     pub api: kube::Client,
     pub runtime: cri::Client,
+    /// As the runtime calls itself, once it has answered.
+    pub runtime_name: OnceLock<String>,
     pub store: PodStore,
     pub recorder: Recorder,
     pub objects: Objects,

@@ -3,6 +3,8 @@
 //! Needs root, containerd, runc and a static busybox, and fails where they are missing; `COXSWAIN_TEST_WITHOUT_CONTAINERS=1`
 //! says that the machine cannot. Names of scenarios given as arguments select them.
 
+#![allow(clippy::unwrap_used, reason = "a test program with a main of its own")]
+
 mod support;
 
 use std::panic::AssertUnwindSafe;

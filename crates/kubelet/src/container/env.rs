@@ -223,7 +223,7 @@ mod tests {
         let services = BTreeMap::from([("SVC".to_owned(), "1.2.3.4".to_owned()), ("A".to_owned(), "svc".to_owned())]);
         let result = environment(&pod, &container, &services, &sources, &FACTS);
         let text = result.map(|list| list.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(" "));
-        assert_eq!(text.as_deref(), expected.map_err(str::to_owned).as_ref().map(|s| *s).map_err(|s| s));
+        assert_eq!(text, expected.map(str::to_owned).map_err(str::to_owned));
     }
 
     #[test]

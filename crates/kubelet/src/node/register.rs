@@ -159,7 +159,10 @@ async fn runtime_state(shared: &Shared) -> RuntimeState {
         tokio::join!(shared.runtime.version(), shared.runtime.status(), shared.runtime.list_images());
     let mut state = RuntimeState::default();
     match version {
-        Ok(version) => state.version = format!("{}://{}", version.runtime_name, version.runtime_version),
+        Ok(version) => {
+            shared.runtime_name.get_or_init(|| version.runtime_name.clone());
+            state.version = format!("{}://{}", version.runtime_name, version.runtime_version);
+        }
         Err(error) => {
             state.errors.push(format!("container runtime is down: {error}"));
             return state;

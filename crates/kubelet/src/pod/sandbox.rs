@@ -80,7 +80,6 @@ pub fn config(shared: &Shared, pod: &Pod, attempt: u32) -> PodSandboxConfig {
             sysctls: sysctls.into_iter().flatten().map(|s| (s.name.clone(), s.value.clone())).collect(),
             ..LinuxPodSandboxConfig::default()
         }),
-        ..PodSandboxConfig::default()
     }
 }
 

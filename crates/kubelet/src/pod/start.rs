@@ -36,7 +36,7 @@ pub async fn start(worker: &mut Worker, pod: &Arc<Pod>, kind: ContainerKind, nam
     let now = Timestamp::now();
     let previous = worker.observed.latest(name).cloned();
     worker.memory.attempt(name, previous.as_ref(), now);
-    match try_start(worker, pod, kind, &container).await {
+    match Box::pin(try_start(worker, pod, kind, &container)).await {
         Ok(()) => worker.memory.succeeded(name),
         Err(Failure::Given(error)) => return Err(error),
         Err(Failure::Image(error)) => {
@@ -75,7 +75,7 @@ async fn try_start(
     let sandbox_config = sandbox::config_for_containers(&shared, pod, sandbox.attempt);
     let object = podutil::container_ref(pod, kind, &container.name);
 
-    let ensure = images::ensure(&shared, pod, container, &object, &worker.objects, &sandbox_config);
+    let ensure = Box::pin(images::ensure(&shared, pod, container, &object, &worker.objects, &sandbox_config));
     let image = worker.interrupt().or_cancelled(async { Ok(ensure.await) }).await?.map_err(Failure::Image)?;
 
     let restart_count = restart_count(worker, &container.name);
@@ -90,7 +90,8 @@ async fn try_start(
         objects: &worker.objects,
         target_id: target_id(worker, pod, &container.name),
     };
-    let made = worker.interrupt().or_cancelled(async { Ok(spec::build(&request).await) }).await?;
+    let build = Box::pin(spec::build(&request));
+    let made = worker.interrupt().or_cancelled(async { Ok(build.await) }).await?;
     let config = made.map_err(|error| refused("CreateContainerConfigError", error.to_string()))?;
 
     let created = shared.runtime.create_container(&sandbox.id, config, sandbox_config).await;

@@ -143,7 +143,7 @@ impl Worker {
         let mut retry = FIRST_RETRY;
         loop {
             let pod = self.input.borrow_and_update().pod.clone();
-            let next = if self.input.borrow().must_end() { Ok(Next::End) } else { self.sync(&pod).await };
+            let next = if self.input.borrow().must_end() { Ok(Next::End) } else { Box::pin(self.sync(&pod)).await };
             let until = match next {
                 Ok(Next::End) => return self.finish().await,
                 Ok(Next::Sleep(until)) => {
@@ -205,7 +205,7 @@ impl Worker {
             if action == Action::Finish {
                 return Ok(Next::End);
             }
-            self.act(pod, action).await?;
+            Box::pin(self.act(pod, action)).await?;
             if self.input.borrow().must_end() {
                 return Ok(Next::End);
             }
@@ -249,6 +249,7 @@ impl Worker {
             starting,
             previous: &self.status,
             node_ips: &self.shared.config.node_ips,
+            runtime_name: self.shared.runtime_name.get().map_or("containerd", String::as_str),
             messages: &self.messages,
             ending: &self.ending,
             now: Timestamp::now(),

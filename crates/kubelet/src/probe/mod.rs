@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::EventType;
-use k8s_openapi::api::core::v1::{Container, Pod, PodStatus, Probe};
+use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodStatus, Probe};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -108,8 +108,7 @@ impl ProbeSet {
             return;
         }
         let lists = [&previous.container_statuses, &previous.init_container_statuses];
-        let id = format!("containerd://{}", view.id);
-        let known = lists.into_iter().flatten().flatten().find(|status| status.container_id.as_ref() == Some(&id));
+        let known = lists.into_iter().flatten().flatten().find(|status| is_of(status, &view.id));
         let started = known.is_some_and(|status| status.started == Some(true));
         let ready = known.is_some_and(|status| status.ready);
         verdicts.insert(
@@ -319,9 +318,11 @@ impl Prober {
                 text.push_str(&String::from_utf8_lossy(&output.stderr));
                 Outcome::Failure(cut(&text))
             }
-            Ok(Err(error)) if error.is_unavailable() || error.message().contains("timeout") => Outcome::Failure(
-                format!("command timed out: \"{}\" timed out after {}s", command.join(" "), timeout.as_secs()),
-            ),
+            Ok(Err(error)) if error.is_unavailable() => Outcome::Failure(format!(
+                "command timed out: \"{}\" timed out after {}s",
+                command.join(" "),
+                timeout.as_secs()
+            )),
             Ok(Err(error)) => Outcome::Errored(error.to_string()),
             Err(_) => Outcome::Failure(format!(
                 "command timed out: \"{}\" timed out after {}s",
@@ -330,6 +331,11 @@ impl Prober {
             )),
         }
     }
+}
+
+/// A status names its container as `<runtime>://<id>`.
+fn is_of(status: &ContainerStatus, id: &str) -> bool {
+    status.container_id.as_ref().and_then(|full| full.split_once("://")).is_some_and(|(_, own)| own == id)
 }
 
 pub(crate) fn cut(text: &str) -> String {

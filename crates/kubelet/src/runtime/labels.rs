@@ -105,11 +105,9 @@ mod tests {
             termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
             ..Container::default()
         };
-        let mut pod = Pod::default();
-        pod.spec = Some(k8s_openapi::api::core::v1::PodSpec {
-            termination_grace_period_seconds: Some(7),
-            ..Default::default()
-        });
+        let spec =
+            k8s_openapi::api::core::v1::PodSpec { termination_grace_period_seconds: Some(7), ..Default::default() };
+        let pod = Pod { spec: Some(spec), ..Pod::default() };
         let read = read_annotations(&container_annotations(&pod, &container, 3));
         let expected = Annotated {
             hash: Some(container_hash(&container)),

@@ -134,8 +134,8 @@ impl Observer {
             observed.containers.push(view);
         }
         (self.ready, self.exited) = (ready, exited);
-        observed.sandboxes.sort_by(|a, b| b.created_at.cmp(&a.created_at));
-        observed.containers.sort_by(|a, b| b.created_at.cmp(&a.created_at));
+        observed.sandboxes.sort_by_key(|sandbox| std::cmp::Reverse(sandbox.created_at));
+        observed.containers.sort_by_key(|container| std::cmp::Reverse(container.created_at));
         Ok(observed)
     }
 }

@@ -76,13 +76,13 @@ fn from_view(inputs: &Inputs<'_>, container: &Container, view: &ContainerView) -
     };
     ContainerStatus {
         name: container.name.clone(),
-        container_id: Some(format!("containerd://{}", view.id)),
+        container_id: Some(format!("{}://{}", inputs.runtime_name, view.id)),
         image: view.image.clone(),
         image_id: view.image_ref.clone(),
         restart_count: i32::try_from(view.restart_count).unwrap_or(i32::MAX),
         state: Some(state),
         allocated_resources: container.resources.as_ref().and_then(|resources| resources.requests.clone()),
-        resources: Some(container.resources.clone().unwrap_or_default()).map(without_claims),
+        resources: Some(without_claims(container.resources.clone().unwrap_or_default())),
         volume_mounts: volume_mounts(container),
         ..ContainerStatus::default()
     }
@@ -198,7 +198,7 @@ fn terminated(inputs: &Inputs<'_>, view: &ContainerView) -> ContainerStateTermin
     // Times of a container that never ran are the epoch upstream.
     let epoch = jiff::Timestamp::UNIX_EPOCH;
     ContainerStateTerminated {
-        container_id: Some(format!("containerd://{}", view.id)),
+        container_id: Some(format!("{}://{}", inputs.runtime_name, view.id)),
         exit_code: view.exit_code,
         reason: Some(view.reason.clone()).filter(|reason| !reason.is_empty()),
         message: Some(message).filter(|message| !message.is_empty()),

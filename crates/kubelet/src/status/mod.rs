@@ -42,6 +42,8 @@ pub struct Inputs<'a> {
     /// What was determined last, or the API's word after a restart.
     pub previous: &'a PodStatus,
     pub node_ips: &'a [IpAddr],
+    /// The scheme of container ids: `containerd`.
+    pub runtime_name: &'a str,
     /// Termination messages read from files, by container id.
     pub messages: &'a HashMap<String, String>,
     pub ending: &'a Ending,

@@ -92,6 +92,7 @@ impl Case {
             starting: None,
             previous: &self.previous,
             node_ips: &["192.0.2.1".parse().unwrap()],
+            runtime_name: "containerd",
             messages: &HashMap::new(),
             ending: &self.ending,
             now: at(100),
