@@ -36,17 +36,18 @@ pub(super) async fn run<T: Io>(
     options: Options,
 ) {
     let (mut sink, mut source) = socket.split();
-    // Clients take the first message, even an empty one, as the sign that the session stands.
-    let first = match options {
-        Options { stdout: true, .. } => StreamType::Stdout,
-        Options { stderr: true, .. } => StreamType::Stderr,
-        _ => StreamType::Error,
-    };
-    if sink.send(protocol.encode(first.channel(), b"")).await.is_err() {
-        return;
-    }
     let status = match open(target, options).await {
         Ok((_connection, streams)) => {
+            // Clients take the first message, even an empty one, as the sign that the session stands. It is sent now and not with
+            // the answer to the upgrade: kubectl complains of a channel that it hears of before it has made its own ready.
+            let first = match options {
+                Options { stdout: true, .. } => StreamType::Stdout,
+                Options { stderr: true, .. } => StreamType::Stderr,
+                _ => StreamType::Error,
+            };
+            if sink.send(protocol.encode(first.channel(), b"")).await.is_err() {
+                return;
+            }
             let input = Input { protocol, stdin: writer(streams.stdin), resize: writer(streams.resize) };
             let output = Output { protocol, stdout: reader(streams.stdout), stderr: reader(streams.stderr) };
             tokio::select! {
