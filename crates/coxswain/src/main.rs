@@ -36,7 +36,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    if called_as(network::cni::config::PLUGIN_NAME) {
+    if network::cni::config::PLUGIN_NAMES.into_iter().any(called_as) {
         return cni();
     }
     let arguments = match config::with_file(std::env::args_os().collect()) {

@@ -11,7 +11,7 @@ use client::{Context, Queue};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
 
-use crate::cni::config::{PLUGIN_NAME, PodNetwork};
+use crate::cni::config::{PLUGIN_NAMES, PodNetwork};
 use crate::netlink::route::{Handle, Route, Via};
 use crate::sysctl::write_sysctl;
 use crate::{Error, Result, cni, nft};
@@ -110,12 +110,11 @@ pub fn prepare(config: &PodNetConfig, pod_cidrs: &[IpNet]) -> Result<()> {
     network.write_config_list(&config.conf_dir())
 }
 
-/// Puts our program under the names that the container runtime calls: the network's own plugin, and `loopback`, which
-/// containerd demands besides.
+/// Puts our program under the names that the container runtime calls.
 pub fn install_plugins(config: &PodNetConfig) -> Result<()> {
     let bin = config.bin_dir();
     std::fs::create_dir_all(&bin).map_err(Error::file("creating", &bin))?;
-    for name in [PLUGIN_NAME, "loopback"] {
+    for name in PLUGIN_NAMES {
         let link = bin.join(name);
         if std::fs::read_link(&link).is_ok_and(|target| target == config.executable) {
             continue;

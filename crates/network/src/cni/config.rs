@@ -13,6 +13,9 @@ use crate::nft::Protocol;
 use crate::{Error, Result};
 
 pub const PLUGIN_NAME: &str = "coxswain-cni";
+/// The names under which the container runtime executes us: the network's own plugin, and `loopback`, which containerd
+/// calls for every pod besides.
+pub const PLUGIN_NAMES: [&str; 2] = [PLUGIN_NAME, "loopback"];
 pub const NETWORK_NAME: &str = "coxswain";
 pub const FILE_NAME: &str = "10-coxswain.conflist";
 const IFNAMSIZ: usize = 16;
