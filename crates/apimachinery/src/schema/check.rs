@@ -184,6 +184,9 @@ impl<'s> Checker<'s> {
                 self.object(object, value, &place)
             }
             (Shape::Map { value: ty, .. }, Value::Object(map)) => {
+                if self.lenient(*ty) && !schema.get(*ty).nullable {
+                    map.retain(|_, value| !value.is_null());
+                }
                 for (key, value) in map {
                     self.element(*ty, value, &place.step(Step::Key(key)))?;
                 }
@@ -228,7 +231,8 @@ impl<'s> Checker<'s> {
         let mut dropped = false;
         for (key, value) in map.iter_mut() {
             match object.field(key) {
-                Some(field) if value.is_null() => dropped |= !self.keeps_null(field),
+                // Null means absent, unless an author said otherwise.
+                Some(field) if value.is_null() => dropped |= !field.nullable,
                 Some(field) => self.value(field.ty, value, &place.step(Step::Field(&field.name)))?,
                 None if object.additional.is_some() => {
                     let Some(ty) = object.additional else { continue };
@@ -247,16 +251,11 @@ impl<'s> Checker<'s> {
         if dropped {
             let keeps = |key: &str| object.preserve_unknown || (object.embedded && is_embedded_field(key));
             map.retain(|key, value| match object.field(key) {
-                Some(field) => !value.is_null() || self.keeps_null(field),
+                Some(field) => !value.is_null() || field.nullable,
                 None => object.additional.is_some() || keeps(key),
             });
         }
         Ok(())
-    }
-
-    /// Null means absent to Go. A structural schema keeps it for validation to judge, unless a default replaces it.
-    fn keeps_null(&self, field: &super::Field) -> bool {
-        field.nullable || (field.default.is_none() && self.lenient(field.ty))
     }
 
     /// The Go type that a mismatch names.

@@ -82,12 +82,13 @@ fn faults_are_worded_as_upstream_does() {
             r#"spec.set[1]: Duplicate value: "a""#,
         ]
     );
-    let (_, errors) = run(json!({"spec": {"cron": null, "replicas": "2"}}));
+    let (_, errors) = run(json!({"spec": {"cron": null, "replicas": "2", "set": [null], "labels": {"a": null}}}));
     assert_eq!(
         errors,
         [
-            r#"spec.cron: Invalid value: "null": spec.cron in body must be of type string: "null""#,
+            "spec.cron: Required value",
             r#"spec.replicas: Invalid value: "string": spec.replicas in body must be of type integer: "string""#,
+            r#"spec.set[0]: Invalid value: "null": spec.set[0] in body must be of type string: "null""#,
         ]
     );
 }
@@ -159,4 +160,17 @@ fn schemas_that_are_not_structural_are_refused() {
         ["s.properties[metadata]: Forbidden: must not specify anything other than name and generateName, \
           but metadata is implicitly specified"]
     );
+}
+
+#[test]
+fn embedded_resources_are_objects_of_their_own() {
+    let schema = json!({"type": "object", "properties": {
+        "pod": {"type": "object", "x-kubernetes-embedded-resource": true, "x-kubernetes-preserve-unknown-fields": true},
+    }});
+    let (schema, root) = compile(schema).unwrap();
+    let mut object = json!({"pod": {"kind": "Pod", "metadata": {"name": "a", "bogus": 1}, "spec": {"x": null}}});
+    check(&schema, root, &mut object, &[], FieldValidation::Ignore).unwrap();
+    assert_eq!(object, json!({"pod": {"kind": "Pod", "metadata": {"name": "a"}, "spec": {"x": null}}}));
+    let errors: Vec<String> = validate(&schema, root, &object).iter().map(ToString::to_string).collect();
+    assert_eq!(errors, ["pod.apiVersion: Required value: must not be empty"]);
 }

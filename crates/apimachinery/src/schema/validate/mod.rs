@@ -134,6 +134,14 @@ impl Walk<'_> {
             }
             self.value(field.ty, value, &place);
         }
+        if structural && object.embedded {
+            for name in ["apiVersion", "kind"] {
+                if map.get(name).and_then(Value::as_str).unwrap_or_default().is_empty() {
+                    let path = place.step(Step::Field(name)).path();
+                    self.errors.push(Error::required(&path, "must not be empty"));
+                }
+            }
+        }
         if let Some(ty) = object.additional {
             for (key, value) in map.iter().filter(|(key, _)| object.field(key).is_none()) {
                 self.value(ty, value, &place.step(Step::Field(key)));
