@@ -30,17 +30,17 @@ pub fn tls(
         .allow_unauthenticated()
         .build()
         .map_err(|error| rustls::Error::General(error.to_string()))?;
-    let mut config = ServerConfig::builder_with_provider(provider)
+    Ok(ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(verifier)
-        .with_cert_resolver(certificate);
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(config)
+        .with_cert_resolver(certificate))
 }
 
-/// Serves until `shutdown`.
+/// Serves until `shutdown`. `tls` must believe only client certificates that speak for users of this cluster.
 pub async fn run(server: Arc<Server>, listener: TcpListener, tls: Arc<ServerConfig>, shutdown: CancellationToken) {
-    let acceptor = TlsAcceptor::from(tls);
+    let mut tls = ServerConfig::clone(&tls);
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let acceptor = TlsAcceptor::from(Arc::new(tls));
     let connections = TaskTracker::new();
     loop {
         let accepted = tokio::select! {

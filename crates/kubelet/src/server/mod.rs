@@ -32,11 +32,15 @@ pub use auth::{Access, ApiAuthority, Authority, User};
 pub use listener::{run, tls};
 use request::Endpoint;
 
+use crate::config::Config;
 use crate::pods::PodStore;
 
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub type Body = http_body_util::combinators::UnsyncBoxBody<Bytes, BoxError>;
 pub type Response = http::Response<Body>;
+
+/// Where hosts keep their logs.
+const HOST_LOG_DIR: &str = "/var/log";
 
 /// What the server asks of the container runtime.
 pub trait Runtime: Send + Sync + 'static {
@@ -118,6 +122,19 @@ impl Server {
         Server { parts, sampler: stats::Sampler::default() }
     }
 
+    /// The server of a kubelet with this configuration, with the API server as authority on its clients. `api` acts as the node.
+    pub fn of(config: &Config, pods: PodStore, runtime: cri::Client, api: kube::Client) -> Self {
+        Server::new(Components {
+            node_name: config.node_name.clone(),
+            pods,
+            runtime: Arc::new(runtime),
+            authority: Arc::new(ApiAuthority::new(api, &config.node_name)),
+            root_dir: config.root_dir.clone(),
+            host_log_dir: PathBuf::from(HOST_LOG_DIR),
+            configuration: configuration(config),
+        })
+    }
+
     /// Answers one request. `certified` is who the client's certificate says it is.
     pub async fn handle(&self, request: Request<Incoming>, certified: Option<&User>) -> Response {
         match self.answer(request, certified).await {
@@ -196,6 +213,30 @@ impl Server {
         let parts = &self.parts;
         self.sampler.take(&parts.pods, parts.runtime.as_ref(), &parts.root_dir).await.map_err(Refusal::runtime)
     }
+}
+
+/// The configuration in the names of upstream's `KubeletConfiguration`.
+fn configuration(config: &Config) -> serde_json::Value {
+    let seconds = |duration: std::time::Duration| format!("{}s", duration.as_secs());
+    serde_json::json!({
+        "kind": "KubeletConfiguration",
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "port": config.port,
+        "authentication": {"anonymous": {"enabled": false}, "webhook": {"enabled": true}},
+        "authorization": {"mode": "Webhook"},
+        "clusterDNS": config.cluster_dns,
+        "clusterDomain": config.cluster_domain,
+        "containerLogMaxFiles": config.container_log_max_files,
+        "containerLogMaxSize": config.container_log_max_bytes.to_string(),
+        "containerRuntimeEndpoint": config.runtime_endpoint,
+        "imageGCHighThresholdPercent": config.image_gc_high_percent,
+        "imageGCLowThresholdPercent": config.image_gc_low_percent,
+        "maxPods": config.max_pods,
+        "nodeLeaseDurationSeconds": config.node_lease_duration.as_secs(),
+        "nodeStatusReportFrequency": seconds(config.node_status_report_frequency),
+        "resolvConf": config.resolv_conf,
+        "staticPodPath": config.static_pod_path,
+    })
 }
 
 /// An answer other than what was asked for, as plain text: that is what upstream's kubelet answers.
