@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use cri::containerd::{Settings, Supervisor, find_binary};
@@ -10,10 +11,11 @@ use kubelet::Kubelet;
 use network::dns::{DnsConfig, Upstreams, run_dns};
 use network::podnet::{PodNetConfig, run_podnet};
 use network::proxy::{ProxyConfig, run_proxy};
+use tokio::net::TcpListener;
 
 use crate::GIT_VERSION;
 use crate::config::Server;
-use crate::control_plane::Process;
+use crate::control_plane::{Process, server_tls};
 use crate::pki::Pki;
 use crate::progress::Progress;
 
@@ -112,7 +114,7 @@ fn make_folders(folders: &[&Path]) -> Result<()> {
 
 async fn start_kubelet(
     config: &Server,
-    _pki: &Pki,
+    pki: &Pki,
     process: &Process,
     endpoint: &str,
     context: client::Context,
@@ -123,7 +125,13 @@ async fn start_kubelet(
     settings.cluster_cidr = Some(config.cluster_cidr.clone());
     settings.version = GIT_VERSION.to_owned();
     settings.port = KUBELET_PORT;
-    let kubelet = Kubelet::new(context, settings).context("cannot start the kubelet")?;
+    let address = SocketAddr::new(config.bind_address, KUBELET_PORT);
+    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+    let api = context.client.clone();
+    let kubelet = Kubelet::new(context, settings.clone()).context("cannot start the kubelet")?;
+    let server = kubelet::server::Server::of(&settings, kubelet.store(), kubelet.runtime(), api);
+    let tls = server_tls(&pki.kubelet, &pki.client_ca)?;
+    process.tasks.spawn(kubelet::server::run(Arc::new(server), listener, tls, process.shutdown.clone()));
     process.tasks.spawn(kubelet.run());
     Ok(())
 }

@@ -235,7 +235,6 @@ fn configuration(config: &Config) -> serde_json::Value {
         "nodeLeaseDurationSeconds": config.node_lease_duration.as_secs(),
         "nodeStatusReportFrequency": seconds(config.node_status_report_frequency),
         "resolvConf": config.resolv_conf,
-        "staticPodPath": config.static_pod_path,
     })
 }
 
