@@ -3,6 +3,7 @@
 //! Every controller acts as its own service account, wakes on changes and timers only, and costs no more for a change
 //! than the objects it touches. Must not know: the API server, the store, nodes' insides.
 
+mod daemonset;
 mod deployment;
 mod discovery;
 mod endpointslice;
@@ -13,6 +14,7 @@ mod garbage;
 mod namespace;
 mod node;
 mod owner;
+mod pod_control;
 mod pod_gc;
 mod pods;
 mod replicaset;
@@ -74,7 +76,7 @@ impl Config {
 type Controller = fn(Context, Config) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// By upstream's names.
-const CONTROLLERS: [(&str, Controller); 13] = [
+const CONTROLLERS: [(&str, Controller); 14] = [
     ("serviceaccount-controller", |context, _| Box::pin(serviceaccount::run(context))),
     ("root-ca-certificate-publisher-controller", |context, config| {
         Box::pin(serviceaccount::publish_root_ca(context, config.root_ca))
@@ -83,6 +85,7 @@ const CONTROLLERS: [(&str, Controller); 13] = [
     ("deployment-controller", |context, _| Box::pin(deployment::run(context))),
     ("replicaset-controller", |context, _| Box::pin(replicaset::run::<ReplicaSet>(context))),
     ("replicationcontroller-controller", |context, _| Box::pin(replicaset::run::<ReplicationController>(context))),
+    ("daemonset-controller", |context, _| Box::pin(daemonset::run(context))),
     ("endpointslice-controller", |context, _| Box::pin(endpointslice::run(context))),
     ("endpoints-controller", |context, _| Box::pin(endpointslice::endpoints::run(context))),
     ("endpointslice-mirroring-controller", |context, _| Box::pin(endpointslice::mirror::run(context))),

@@ -25,8 +25,10 @@ impl Default for Grace {
 pub enum Readiness {
     Ready,
     NotReady,
-    /// Nobody knows: the kubelet is silent, or has never spoken.
+    /// Nobody knows: the kubelet has fallen silent.
     Unknown,
+    /// Just registered: nothing is said of it yet, and nothing follows.
+    New,
 }
 
 pub fn condition<'a>(node: &'a Node, type_: &str) -> Option<&'a NodeCondition> {
@@ -37,7 +39,8 @@ pub fn readiness(node: &Node) -> Readiness {
     match condition(node, "Ready").map(|ready| ready.status.as_str()) {
         Some("True") => Readiness::Ready,
         Some("False") => Readiness::NotReady,
-        _ => Readiness::Unknown,
+        Some(_) => Readiness::Unknown,
+        None => Readiness::New,
     }
 }
 

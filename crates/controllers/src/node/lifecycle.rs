@@ -180,7 +180,7 @@ impl Controller {
             recheck = Some(recheck.map_or(wait, |sooner| sooner.min(wait)));
         }
         self.write_taints(name, &node, evict).await?;
-        if readiness(&node) != Readiness::Ready {
+        if matches!(readiness(&node), Readiness::NotReady | Readiness::Unknown) {
             self.mark_pods(name).await?;
         }
         Ok(recheck.map_or(Next::Wait, Next::After))
@@ -199,7 +199,11 @@ impl Controller {
         let (mut here, mut elsewhere) = ((0, 0), (0, 0));
         for other in self.nodes.list() {
             let counts = if zone_of(&other) == zone { &mut here } else { &mut elsewhere };
-            if readiness(&other) == Readiness::Ready { counts.0 += 1 } else { counts.1 += 1 }
+            match readiness(&other) {
+                Readiness::Ready => counts.0 += 1,
+                Readiness::NotReady | Readiness::Unknown => counts.1 += 1,
+                Readiness::New => {}
+            }
         }
         let EvictionPace::OneIn(interval) = eviction_pace(here, elsewhere) else { return (false, None) };
         let mut state = self.state.lock();

@@ -7,4 +7,4 @@ pub mod lifecycle;
 mod taints;
 
 pub use health::Grace;
-pub use taints::OUT_OF_SERVICE;
+pub use taints::{NO_EXECUTE, NO_SCHEDULE, OUT_OF_SERVICE, taints_of, tolerates};

@@ -28,15 +28,15 @@ pub fn taints_of(node: &Node) -> &[Taint] {
 /// The key of the `NoExecute` taint that the node's readiness calls for.
 pub fn eviction_key(node: &Node) -> Option<&'static str> {
     match readiness(node) {
-        Readiness::Ready => None,
+        Readiness::Ready | Readiness::New => None,
         Readiness::NotReady => Some(NOT_READY),
         Readiness::Unknown => Some(UNREACHABLE),
     }
 }
 
-/// Whether this controller answers for a taint.
-fn is_ours(taint: &Taint) -> bool {
-    let readiness = taint.key == NOT_READY || taint.key == UNREACHABLE;
+/// Whether this controller answers for a taint. What a node was registered with stands until its readiness is known.
+fn is_ours(node: &Node, taint: &Taint) -> bool {
+    let readiness = readiness(node) != Readiness::New && (taint.key == NOT_READY || taint.key == UNREACHABLE);
     match taint.effect.as_str() {
         NO_EXECUTE => readiness,
         NO_SCHEDULE => readiness || taint.key == UNSCHEDULABLE || PRESSURES.iter().any(|(_, key)| taint.key == *key),
@@ -64,7 +64,8 @@ pub fn wanted(node: &Node, evict: bool, now: Timestamp) -> Vec<Taint> {
         keys.push((UNSCHEDULABLE, NO_SCHEDULE));
     }
     let is = |taint: &Taint, (key, effect): (&str, &str)| taint.key == key && taint.effect == effect;
-    let kept = taints_of(node).iter().filter(|taint| !is_ours(taint) || keys.iter().any(|wanted| is(taint, *wanted)));
+    let kept =
+        taints_of(node).iter().filter(|taint| !is_ours(node, taint) || keys.iter().any(|wanted| is(taint, *wanted)));
     let mut taints: Vec<Taint> = kept.cloned().collect();
     for (key, effect) in keys {
         if !taints.iter().any(|taint| is(taint, (key, effect))) {

@@ -8,9 +8,8 @@ mod plan;
 use std::sync::Arc;
 
 use client::{Change, Context, Gate, Informer, Next, ObjectKey, Queue, Recorder, key_of, run_workers};
-use futures::future::join_all;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
+use k8s_openapi::api::core::v1::Pod;
 use kube::api::Api;
 
 pub use kinds::Replicated;
@@ -18,6 +17,7 @@ use plan::{Failure, Observed, Scale, ScaleStatus};
 
 use crate::error::Result;
 use crate::owner::{Claimer, Owned, claim, controller_of, controller_uid, matches};
+use crate::pod_control::{PodControl, pod_from};
 use crate::{pods, write};
 
 const WORKERS: usize = 5;
@@ -38,14 +38,13 @@ pub async fn run<R: Replicated>(context: Context) {
 
 struct Controller<R: Replicated> {
     client: kube::Client,
-    recorder: Recorder,
+    control: PodControl,
     sets: Informer<R>,
     pods: Informer<Pod>,
     owned: Owned<Pod>,
     /// The sets of one owner (a deployment), for ranking.
     siblings: Owned<R>,
     set_gate: Gate<R>,
-    pod_gate: Gate<Pod>,
     queue: Queue<ObjectKey>,
 }
 
@@ -55,12 +54,11 @@ impl<R: Replicated> Controller<R> {
         let sets = context.informers.of::<R>();
         let pods = context.informers.of::<Pod>();
         Controller {
-            recorder: Recorder::new(client.clone(), R::IDENTITY, ""),
+            control: PodControl::new(client.clone(), Recorder::new(client.clone(), R::IDENTITY, ""), &pods),
             client,
             owned: Owned::new(&pods),
             siblings: Owned::new(&sets),
             set_gate: Gate::new(sets.clone()),
-            pod_gate: Gate::new(pods.clone()),
             sets,
             pods,
             queue: Queue::default(),
@@ -100,10 +98,10 @@ impl<R: Replicated> Controller<R> {
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Next> {
         self.set_gate.opened(key).await?;
-        self.pod_gate.opened(key).await?;
+        self.control.gate.opened(key).await?;
         let Some(set) = self.sets.get(&key.0, &key.1) else {
             self.set_gate.forget(key);
-            self.pod_gate.forget(key);
+            self.control.gate.forget(key);
             return Ok(Next::Wait);
         };
         let Some(selector) = set.selector()? else { return Ok(Next::Wait) };
@@ -112,7 +110,7 @@ impl<R: Replicated> Controller<R> {
         let terminating = owned.iter().filter(|pod| !pods::is_finished(pod) && !pods::is_active(pod)).count();
         let candidates = owned.into_iter().chain(self.owned.orphans(&key.0));
         let candidates = candidates.filter(|pod| pods::is_active(pod)).collect();
-        let claimer = Claimer { client: &self.client, owner: &*set, gate: &self.pod_gate, key };
+        let claimer = Claimer { client: &self.client, owner: &*set, gate: &self.control.gate, key };
         let active = claimer.carry_out(claim(set.meta(), &selector, candidates)).await?;
 
         let scaled =
@@ -141,8 +139,13 @@ impl<R: Replicated> Controller<R> {
         let related = self.related(set, active);
         match plan::scale(set.replicas(), active, &related, Timestamp::now()) {
             Scale::Keep => Ok(()),
-            Scale::Create(count) => self.create(key, set, count).await.map_err(|error| ("FailedCreate", error)),
-            Scale::Delete(pods) => self.delete(key, set, pods).await.map_err(|error| ("FailedDelete", error)),
+            Scale::Create(count) => {
+                let Some(template) = set.template() else { return Ok(()) };
+                let pod = pod_from(set, template);
+                let created = self.control.create(key, set, count, |_| pod.clone()).await;
+                created.map_err(|error| ("FailedCreate", error))
+            }
+            Scale::Delete(pods) => self.control.delete(key, set, pods).await.map_err(|error| ("FailedDelete", error)),
         }
     }
 
@@ -151,70 +154,6 @@ impl<R: Replicated> Controller<R> {
         let Some(owner) = controller_uid(set.meta()) else { return own.to_vec() };
         let siblings = self.siblings.by(owner);
         siblings.iter().filter_map(|sibling| sibling.meta().uid.as_deref()).flat_map(|uid| self.owned.by(uid)).collect()
-    }
-
-    /// Slow start: 1, 2, 4 … at once, so that a quota or an admission refusal costs few attempts.
-    async fn create(&self, key: &ObjectKey, set: &R, count: usize) -> Result<(), kube::Error> {
-        let Some(template) = set.template() else { return Ok(()) };
-        let pod = pod_from(set, template);
-        let api: Api<Pod> = Api::namespaced(self.client.clone(), &key.0);
-        let mut remaining = count;
-        let mut batch = 1;
-        while remaining > 0 {
-            let size = batch.min(remaining);
-            let params = write::post();
-            let results = join_all((0..size).map(|_| api.create(&params, &pod))).await;
-            let mut failed = None;
-            for result in results {
-                match result {
-                    Ok(created) => {
-                        let name = created.metadata.name.as_deref().unwrap_or_default();
-                        self.recorder.normal(set, "SuccessfulCreate", format!("Created pod: {name}"));
-                        self.pod_gate.wrote(key, &created);
-                    }
-                    // The namespace goes, and this set with it.
-                    Err(error) if client::is_namespace_terminating(&error) => return Ok(()),
-                    Err(error) => {
-                        let message = crate::error::text_of(&error);
-                        self.recorder.warning(set, "FailedCreate", format!("Error creating: {message}"));
-                        failed.get_or_insert(error);
-                    }
-                }
-            }
-            if let Some(error) = failed {
-                return Err(error);
-            }
-            remaining -= size;
-            batch *= 2;
-        }
-        Ok(())
-    }
-
-    async fn delete(&self, key: &ObjectKey, set: &R, pods: Vec<Arc<Pod>>) -> Result<(), kube::Error> {
-        let api: &Api<Pod> = &Api::namespaced(self.client.clone(), &key.0);
-        let results = join_all(pods.iter().map(|pod| async move {
-            let name = pod.metadata.name.as_deref().unwrap_or_default();
-            (pod, name, api.delete(name, &write::delete_seen(&**pod)).await)
-        }));
-        let mut failed = None;
-        for (pod, name, result) in results.await {
-            match result {
-                Ok(_) => {
-                    self.recorder.normal(set, "SuccessfulDelete", format!("Deleted pod: {name}"));
-                    self.pod_gate.deleted(key, pod);
-                }
-                // Already gone, or another pod has its name: either way this one is deleted.
-                Err(error) if client::is_not_found(&error) || client::is_conflict(&error) => {
-                    self.pod_gate.deleted(key, pod);
-                }
-                Err(error) => {
-                    let message = crate::error::text_of(&error);
-                    self.recorder.warning(set, "FailedDelete", format!("Error deleting: {message}"));
-                    failed.get_or_insert(error);
-                }
-            }
-        }
-        failed.map_or(Ok(()), Err)
     }
 
     async fn write_status(&self, key: &ObjectKey, set: &R, old: &ScaleStatus, new: ScaleStatus) -> Result<()> {
@@ -231,17 +170,4 @@ impl<R: Replicated> Controller<R> {
         }
         Ok(())
     }
-}
-
-/// A pod as `owner`'s template says, to be named by the server.
-pub fn pod_from<O: client::Kind>(owner: &O, template: &PodTemplateSpec) -> Pod {
-    let meta = template.metadata.clone().unwrap_or_default();
-    let mut pod = Pod { spec: template.spec.clone(), ..Pod::default() };
-    pod.metadata.namespace = owner.meta().namespace.clone();
-    pod.metadata.generate_name = owner.meta().name.as_ref().map(|name| format!("{name}-"));
-    pod.metadata.labels = meta.labels;
-    pod.metadata.annotations = meta.annotations;
-    pod.metadata.finalizers = meta.finalizers;
-    pod.metadata.owner_references = Some(vec![crate::owner::reference_to(owner)]);
-    pod
 }

@@ -179,3 +179,30 @@ async fn pods_that_never_ran_are_let_go() {
     cluster.api::<Pod>().delete("gone", &DeleteParams::default()).await.expect("deleted");
     eventually("its end", || async { cluster.api::<Pod>().get_opt("gone").await.ok()?.is_none().then_some(()) }).await;
 }
+
+#[tokio::test]
+async fn one_candidate_leads_and_the_next_takes_over() {
+    use client::Election;
+    use tokio_util::sync::CancellationToken;
+    let cluster =
+        Cluster::start(Config { controllers: vec!["serviceaccount-controller".into()], ..Config::default() }).await;
+    let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
+    let campaign = |name: &'static str| {
+        let stop = CancellationToken::new();
+        let election = Election { retry_period: Duration::from_millis(20), ..Election::new("test", name) };
+        let (token, sender) = (stop.clone(), sender.clone());
+        let work = client::leader::lead(cluster.client.clone(), election, token, move |lost| async move {
+            let _ = sender.send(name);
+            lost.cancelled().await;
+        });
+        (stop, tokio::spawn(work))
+    };
+    let (stop_first, first) = campaign("first");
+    assert_eq!(receiver.recv().await, Some("first"));
+    let (_stop_second, _second) = campaign("second");
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(receiver.try_recv().is_err(), "the lease is held");
+    stop_first.cancel();
+    assert!(!first.await.expect("no panic"), "shut down, so it does not campaign again");
+    assert_eq!(receiver.recv().await, Some("second"), "released, so it need not expire");
+}

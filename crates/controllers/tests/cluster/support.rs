@@ -191,7 +191,7 @@ where
     }
 }
 
-/// Binds pods to `n1`, reports them ready unless they are labelled `unready`, and lets go of deleted ones.
+/// Binds pods to the node that they are pinned to, else to `n1`, reports them ready unless they are labelled `unready`, and lets go of deleted ones.
 async fn hollow_kubelet(client: kube::Client, context: Context) {
     let pods = context.informers.of::<Pod>();
     let queue: Queue<client::ObjectKey> = Queue::default();
@@ -220,11 +220,9 @@ async fn step(api: &Api<Pod>, pod: &Pod, name: &str) -> Result<(), kube::Error> 
         if pod.metadata.deletion_timestamp.is_some() {
             return Ok(());
         }
-        let binding = json!({ "apiVersion": "v1", "kind": "Binding", "metadata": { "name": name }, "target": { "kind": "Node", "name": "n1" } });
+        let target = pinned(pod).unwrap_or("n1");
+        let binding = json!({ "apiVersion": "v1", "kind": "Binding", "metadata": { "name": name }, "target": { "kind": "Node", "name": target } });
         api.create_subresource::<_, Value>("binding", name, &PostParams::default(), &binding).await?;
-        return Ok(());
-    }
-    if node != "n1" {
         return Ok(());
     }
     if pod.metadata.deletion_timestamp.is_some() {
@@ -245,6 +243,12 @@ async fn step(api: &Api<Pod>, pod: &Pod, name: &str) -> Result<(), kube::Error> 
     let patch = Patch::Strategic(json!({ "status": status }));
     client::found(api.patch_status(name, &PatchParams::default(), &patch).await)?;
     Ok(())
+}
+
+fn pinned(pod: &Pod) -> Option<&str> {
+    let affinity = pod.spec.as_ref()?.affinity.as_ref()?.node_affinity.as_ref()?;
+    let term = affinity.required_during_scheduling_ignored_during_execution.as_ref()?.node_selector_terms.first()?;
+    term.match_fields.as_ref()?.first()?.values.as_ref()?.first().map(String::as_str)
 }
 
 /// Any address that differs from pod to pod.

@@ -1,6 +1,6 @@
 //! Deployments, replica sets and services.
 
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{Endpoints, Pod, ReplicationController, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DeleteParams, ListParams};
@@ -250,4 +250,40 @@ async fn endpoints_kept_by_hand_are_mirrored() {
     assert_eq!(slice.endpoints.expect("one")[0].addresses, ["192.0.2.1"]);
     cluster.api::<Endpoints>().delete("web", &DeleteParams::default()).await.expect("deleted");
     eventually("no mirror", || async { slices(&cluster).await.is_empty().then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn a_daemon_set_runs_on_every_node_and_rolls() {
+    let cluster = Cluster::start(controllers::Config::default()).await;
+    let mut daemon = set("agent", 0);
+    daemon["spec"].as_object_mut().expect("an object").remove("replicas");
+    cluster.create::<DaemonSet>(daemon).await;
+    let api = cluster.api::<DaemonSet>();
+    let settled = |nodes: i32| {
+        let api = api.clone();
+        async move {
+            eventually("all daemons", || async {
+                let set = api.get("agent").await.ok()?;
+                let status = set.status?;
+                let counts =
+                    (status.number_available, status.updated_number_scheduled, status.desired_number_scheduled);
+                (status.observed_generation == set.metadata.generation && counts == (Some(nodes), Some(nodes), nodes))
+                    .then_some(())
+            })
+            .await;
+        }
+    };
+    settled(1).await;
+    cluster.add_node("n2").await;
+    settled(2).await;
+    let on: std::collections::BTreeSet<_> =
+        cluster.pods("agent").await.into_iter().filter_map(|pod| pod.spec?.node_name).collect();
+    assert_eq!(on.into_iter().collect::<Vec<_>>(), ["n1", "n2"]);
+    cluster.merge::<DaemonSet>("agent", json!({ "spec": { "template": template("agent", "i:2") } })).await;
+    settled(2).await;
+    for pod in cluster.pods("agent").await {
+        assert_eq!(pod.spec.expect("a spec").containers[0].image.as_deref(), Some("i:2"));
+    }
+    let revisions = cluster.api::<ControllerRevision>().list(&ListParams::default()).await.expect("listed").items;
+    assert_eq!(revisions.len(), 2);
 }
