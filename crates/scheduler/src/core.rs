@@ -80,6 +80,7 @@ impl Core {
             Decision::Node(slot) => {
                 let node = self.cluster.node(slot).name.clone();
                 self.cluster.assume(&pod, &node);
+                self.queue.placed(&pod, now);
                 Next::Bind { pod, node }
             }
             Decision::Nowhere(diagnosis) => Next::Report(self.fail(pod, &diagnosis, now)),
@@ -88,7 +89,7 @@ impl Core {
 
     fn failed_before(&mut self, pod: &Arc<PodInfo>, now: Instant) -> Option<Failure> {
         let remembered = self.failures.get(&(pod.class.id, pod.priority))?;
-        if remembered.version != self.cluster.version() || !is_like_its_class(pod) {
+        if remembered.version != self.cluster.version() || !pod.is_like_its_class() {
             return None;
         }
         let message = remembered.message.clone();
@@ -120,7 +121,7 @@ impl Core {
     }
 
     fn remember(&mut self, pod: &PodInfo, plugins: u32, message: &str) {
-        if !is_like_its_class(pod) {
+        if !pod.is_like_its_class() {
             return;
         }
         let version = self.cluster.version();
@@ -156,7 +157,7 @@ impl Core {
     }
 
     fn pod_placed(&mut self, info: &Arc<PodInfo>, node: &str, now: Instant) {
-        self.queue.remove(&info.uid);
+        self.queue.remove(&info.uid, now);
         let before = (!self.cluster.is_assumed(&info.uid)).then(|| self.cluster.pod(&info.uid).cloned()).flatten();
         let nominated = self.cluster.withdraw(&info.uid);
         self.cluster.place(info, node);
@@ -199,7 +200,7 @@ impl Core {
     }
 
     fn pod_gone(&mut self, uid: &str, now: Instant) {
-        self.queue.remove(uid);
+        self.queue.remove(uid, now);
         let nominated = self.cluster.withdraw(uid);
         for pod in nominated.into_iter().chain(self.cluster.remove_pod(uid)) {
             self.wake(&Event::PodRemoved(&pod), now);
@@ -241,11 +242,6 @@ fn wake(queue: &mut Queue, decider: &Decider, cluster: &Cluster, event: &Event<'
         let any = matches!(event, Event::NodeAdded(_));
         queue.wake(now, |pod, plugins| if plugins == 0 { any } else { decider.may_help(event, pod, plugins, cluster) });
     }
-}
-
-/// Whether nothing but its class decides where the pod can go.
-fn is_like_its_class(pod: &PodInfo) -> bool {
-    pod.claims.is_empty() && pod.nominated_node().is_none()
 }
 
 fn has_nomination(pod: &Pod) -> bool {

@@ -130,6 +130,11 @@ impl PodInfo {
         self.pod.status.as_ref()?.nominated_node_name.as_deref().filter(|name| !name.is_empty())
     }
 
+    /// Whether nothing but its class decides where the pod can go: another of its class and priority would fare the same.
+    pub fn is_like_its_class(&self) -> bool {
+        self.claims.is_empty() && self.nominated_node().is_none()
+    }
+
     pub fn is_gated(&self) -> bool {
         let gates = self.pod.spec.as_ref().and_then(|spec| spec.scheduling_gates.as_ref());
         gates.is_some_and(|gates| !gates.is_empty())

@@ -7,6 +7,9 @@
 //! * parked: no node could take it; an event that may help wakes it, or else [`PARKED_AT_MOST`] does;
 //! * gated: its scheduling gates have to go first;
 //! * in hand: being bound.
+//!
+//! Parked pods that are alike are woken one at a time: if the first finds a node the next follows, and if it does not, none
+//! of the others would. So an event costs one attempt for each kind of parked pod, not one for each pod.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -20,19 +23,55 @@ const MAX_BACKOFF: Duration = Duration::from_secs(10);
 /// As upstream: nothing is parked for good, should an event be misjudged.
 const PARKED_AT_MOST: Duration = Duration::from_secs(300);
 
+/// How many of those that are alike are looked at for one that has rested.
+const FOREMOST: usize = 16;
+
 type Rank = (Reverse<i32>, u64);
+
+/// What pods have in common that fare the same: class and priority; or else the pod itself.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Kin {
+    Class(u64, i32),
+    Pod(Arc<str>),
+}
+
+impl Kin {
+    fn of(pod: &PodInfo) -> Self {
+        match pod.is_like_its_class() {
+            true => Kin::Class(pod.class.id, pod.priority),
+            false => Kin::Pod(pod.uid.clone()),
+        }
+    }
+}
+
+/// Parked pods that are alike.
+#[derive(Default)]
+struct Family {
+    /// All that rejected any of them.
+    plugins: u32,
+    /// By turn.
+    members: BTreeMap<u64, Arc<str>>,
+}
 
 #[derive(Debug)]
 enum Place {
     Active(Rank),
-    BackingOff { until: Instant, error: bool },
-    Parked { since: Instant, plugins: u32 },
+    BackingOff {
+        until: Instant,
+        error: bool,
+    },
+    /// `turn` is the place among those that are alike.
+    Parked {
+        since: Instant,
+        turn: u64,
+    },
     Gated,
     InHand,
 }
 
 struct Waiting {
     info: Arc<PodInfo>,
+    kin: Kin,
     place: Place,
     failures: u32,
     failed_at: Option<Instant>,
@@ -44,7 +83,8 @@ pub struct Queue {
     active: BTreeMap<Rank, Arc<str>>,
     backing_off: BTreeSet<(Instant, Arc<str>)>,
     parked: BTreeSet<(Instant, Arc<str>)>,
-    /// Grows with each pod that becomes active.
+    families: HashMap<Kin, Family>,
+    /// Grows with each pod that becomes active or is parked.
     turn: u64,
 }
 
@@ -54,7 +94,7 @@ impl Queue {
         let gated = info.is_gated();
         let uid = info.uid.clone();
         let Some(waiting) = self.pods.get_mut(&uid) else {
-            let waiting = Waiting { info, place: Place::Gated, failures: 0, failed_at: None };
+            let waiting = Waiting { kin: Kin::of(&info), info, place: Place::Gated, failures: 0, failed_at: None };
             self.pods.insert(uid.clone(), waiting);
             if !gated {
                 self.activate(&uid);
@@ -62,18 +102,27 @@ impl Queue {
             return;
         };
         let promoted = waiting.info.priority != info.priority;
+        let kin = Kin::of(&info);
+        let moved = kin != waiting.kin;
         waiting.info = info;
         match &waiting.place {
             Place::Gated if !gated => self.activate(&uid),
-            Place::Parked { .. } if relevant => self.wake_one(&uid, now),
+            Place::Parked { .. } if relevant || moved => self.wake_one(&uid, now),
             Place::Active(_) if promoted => self.activate(&uid),
             _ => {}
         }
+        // Only now: a parked pod has to be found among its old kin to leave it.
+        if let Some(waiting) = self.pods.get_mut(&uid) {
+            waiting.kin = kin;
+        }
     }
 
-    pub fn remove(&mut self, uid: &str) {
-        if let Some(waiting) = self.pods.remove(uid) {
-            self.leave(&waiting.info.uid, &waiting.place);
+    pub fn remove(&mut self, uid: &str, now: Instant) {
+        let Some(waiting) = self.pods.remove(uid) else { return };
+        self.leave(&waiting.info.uid, &waiting.kin, &waiting.place);
+        // It may have been the one to try for all of them.
+        if matches!(waiting.place, Place::Active(_) | Place::BackingOff { .. }) {
+            self.wake_kin(&waiting.kin, now);
         }
     }
 
@@ -97,7 +146,17 @@ impl Queue {
 
     /// No node could take it, because of `plugins`.
     pub fn park(&mut self, uid: &str, plugins: u32, now: Instant) {
-        self.failed(uid, now, |_| Place::Parked { since: now, plugins });
+        self.turn += 1;
+        let turn = self.turn;
+        self.failed(uid, now, |_| Place::Parked { since: now, turn });
+        if let Some(family) = self.pods.get(uid).and_then(|waiting| self.families.get_mut(&waiting.kin)) {
+            family.plugins |= plugins;
+        }
+    }
+
+    /// A node was found for a pod in hand: its like may find one too.
+    pub fn placed(&mut self, pod: &PodInfo, now: Instant) {
+        self.wake_kin(&Kin::of(pod), now);
     }
 
     /// Something went wrong that may not go wrong the next time.
@@ -113,14 +172,23 @@ impl Queue {
         self.put(&uid, place);
     }
 
-    /// Wakes the parked pods that `may_help` (pod, rejecting plugins) is true of.
+    /// Wakes the parked pods that `may_help` (pod, rejecting plugins) is true of; of those that are alike, the first.
     pub fn wake(&mut self, now: Instant, may_help: impl Fn(&PodInfo, u32) -> bool) {
-        let helped = |(_, uid): &&(Instant, Arc<str>)| match self.pods.get(uid) {
-            Some(Waiting { info, place: Place::Parked { plugins, .. }, .. }) => may_help(info, *plugins),
-            _ => false,
-        };
-        let woken: Vec<_> = self.parked.iter().filter(helped).map(|(_, uid)| uid.clone()).collect();
-        for uid in woken {
+        let first = |family: &Family| family.members.values().next().and_then(|uid| self.pods.get(uid));
+        let helped = |family: &Family| first(family).is_some_and(|waiting| may_help(&waiting.info, family.plugins));
+        let woken: Vec<_> =
+            self.families.iter().filter(|(_, family)| helped(family)).map(|(kin, _)| kin.clone()).collect();
+        for kin in woken {
+            self.wake_kin(&kin, now);
+        }
+    }
+
+    fn wake_kin(&mut self, kin: &Kin, now: Instant) {
+        let Some(family) = self.families.get(kin) else { return };
+        let rested = |uid: &&Arc<str>| self.pods.get(*uid).is_some_and(|waiting| waiting.rests_until() <= Some(now));
+        let mut foremost = family.members.values().take(FOREMOST);
+        let chosen = foremost.clone().find(rested).or(foremost.next()).cloned();
+        if let Some(uid) = chosen {
             self.wake_one(&uid, now);
         }
     }
@@ -131,8 +199,7 @@ impl Queue {
 
     fn wake_one(&mut self, uid: &Arc<str>, now: Instant) {
         let Some(waiting) = self.pods.get(uid) else { return };
-        let until = waiting.failed_at.map(|at| at + backoff(waiting.failures)).filter(|until| *until > now);
-        match until {
+        match waiting.rests_until().filter(|until| *until > now) {
             Some(until) => self.put(uid, Place::BackingOff { until, error: false }),
             None => self.activate(uid),
         }
@@ -171,22 +238,40 @@ impl Queue {
     fn put(&mut self, uid: &Arc<str>, place: Place) {
         let Some(waiting) = self.pods.get_mut(uid) else { return };
         let left = std::mem::replace(&mut waiting.place, place);
-        self.leave(uid, &left);
+        let kin = waiting.kin.clone();
+        self.leave(uid, &kin, &left);
         match &self.pods[uid].place {
             Place::Active(rank) => _ = self.active.insert(*rank, uid.clone()),
             Place::BackingOff { until, .. } => _ = self.backing_off.insert((*until, uid.clone())),
-            Place::Parked { since, .. } => _ = self.parked.insert((*since, uid.clone())),
+            Place::Parked { since, turn } => {
+                self.parked.insert((*since, uid.clone()));
+                self.families.entry(kin).or_default().members.insert(*turn, uid.clone());
+            }
             Place::Gated | Place::InHand => {}
         }
     }
 
-    fn leave(&mut self, uid: &Arc<str>, place: &Place) {
+    fn leave(&mut self, uid: &Arc<str>, kin: &Kin, place: &Place) {
         match place {
             Place::Active(rank) => _ = self.active.remove(rank),
             Place::BackingOff { until, .. } => _ = self.backing_off.remove(&(*until, uid.clone())),
-            Place::Parked { since, .. } => _ = self.parked.remove(&(*since, uid.clone())),
+            Place::Parked { since, turn } => {
+                self.parked.remove(&(*since, uid.clone()));
+                let Some(family) = self.families.get_mut(kin) else { return };
+                family.members.remove(turn);
+                if family.members.is_empty() {
+                    self.families.remove(kin);
+                }
+            }
             Place::Gated | Place::InHand => {}
         }
+    }
+}
+
+impl Waiting {
+    /// When its back-off ends; none if it has not failed.
+    fn rests_until(&self) -> Option<Instant> {
+        self.failed_at.map(|at| at + backoff(self.failures))
     }
 }
 
@@ -266,6 +351,31 @@ mod tests {
     }
 
     #[test]
+    fn of_pods_that_are_alike_one_tries_for_all() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        let mut classes = Classes::default();
+        let names = ["a", "b", "c"];
+        for name in names {
+            let yaml = format!("metadata: {{name: {name}, uid: {name}}}\nspec: {{containers: []}}");
+            queue.set(classes.info(&Arc::new(pod(&yaml))), true, now);
+        }
+        for name in names {
+            pop(&mut queue);
+            queue.park(name, 1, now);
+        }
+        queue.wake(now, |_, _| true);
+        let a = queue.pop().unwrap();
+        assert_eq!((a.name(), pop(&mut queue)), ("a", None));
+        queue.placed(&a, now);
+        assert_eq!(pop(&mut queue), Some("b".to_owned()), "where one has found a node, the next may");
+        queue.park("b", 1, now);
+        assert_eq!(pop(&mut queue), None, "where one has not, none would");
+        queue.wake(now, |_, _| true);
+        queue.remove("c", now);
+        assert_eq!(pop(&mut queue), Some("b".to_owned()), "the one that was to try is gone, so another does");
+    }
+
+    #[test]
     fn nothing_is_parked_for_good() {
         let (mut queue, now) = (Queue::default(), Instant::now());
         queue.set(info("a", 0, ""), true, now);
@@ -283,7 +393,7 @@ mod tests {
         assert_eq!(pop(&mut queue), None);
         queue.set(info("a", 0, ""), true, now);
         assert_eq!(pop(&mut queue), Some("a".to_owned()));
-        queue.remove("a");
+        queue.remove("a", now);
         assert_eq!(pop(&mut queue), None);
     }
 }

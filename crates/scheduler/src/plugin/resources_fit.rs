@@ -15,14 +15,17 @@ impl Plugin for ResourcesFit {
     }
 
     fn begin<'a>(&self, pod: &'a PodInfo, _cluster: &'a Cluster) -> Begin<'a> {
-        let requests = &pod.class.requests;
-        Begin::run(Fit { requests, nothing: requests.amounts.is_zero() })
+        Begin::run(Fit::new(&pod.class.requests))
     }
 
-    fn may_help(&self, event: &Event<'_>, pod: &PodInfo, _cluster: &Cluster) -> bool {
+    fn may_help(&self, event: &Event<'_>, pod: &PodInfo, cluster: &Cluster) -> bool {
         let requests = &pod.class.requests;
         match event {
-            Event::PodRemoved(_) => true,
+            Event::PodRemoved(removed) => {
+                // Where it is not known where the room is, it may be anywhere.
+                let node = removed.node_name().and_then(|name| cluster.slot_of(name)).map(|slot| cluster.node(slot));
+                node.is_none_or(|node| Fit::new(requests).fits(node))
+            }
             Event::NodeAdded(node) => is_large_enough(node, requests),
             Event::NodeChanged(node, change) => change.allocatable && is_large_enough(node, requests),
             _ => false,
@@ -44,7 +47,11 @@ struct Fit<'a> {
     nothing: bool,
 }
 
-impl Fit<'_> {
+impl<'a> Fit<'a> {
+    fn new(requests: &'a Requests) -> Self {
+        Fit { requests, nothing: requests.amounts.is_zero() }
+    }
+
     fn fits(&self, node: &Node) -> bool {
         if node.pods.len() as i64 >= node.offer.allocatable_pods {
             return false;

@@ -178,3 +178,20 @@ fn a_pod_made_anew_under_its_name_is_another() {
     let steps = [world.step(), world.step()];
     assert!(steps.contains(&"second → n".to_owned()), "{steps:?}");
 }
+
+#[test]
+fn an_event_costs_one_attempt_for_all_that_are_alike() {
+    let mut world = full();
+    for name in ["third", "fourth"] {
+        world.add(name, CORE);
+        assert!(world.step().starts_with(&format!("{name}: 0/1")));
+    }
+    let first = World::pod("first", CORE);
+    world.core.pod_deleted(&first, world.now);
+    assert_eq!(world.step(), "second → n");
+    assert!(world.step().starts_with("third: 0/1"));
+    assert_eq!(world.step(), "idle");
+    // A pod that goes from where there was no room for it anyway changes nothing.
+    world.core.pod_deleted(&World::pod("unknown", CORE), world.now);
+    assert_eq!(world.step(), "idle");
+}
