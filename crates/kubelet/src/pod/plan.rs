@@ -89,7 +89,9 @@ pub fn sandbox_wanted(pod: &Pod, observed: &Observed) -> Option<u32> {
     let ready = observed.sandboxes.iter().filter(|sandbox| sandbox.ready).count();
     let changed = newest.host_network != podutil::is_host_network(pod);
     let unaddressed = newest.ips.is_empty() && !newest.host_network;
-    (ready != 1 || !newest.ready || changed || unaddressed).then_some(newest.attempt + 1)
+    // What is left of a failed attempt keeps its name, so the number must be higher than any in use.
+    let last = observed.sandboxes.iter().map(|sandbox| sandbox.attempt).max().unwrap_or(0);
+    (ready != 1 || !newest.ready || changed || unaddressed).then_some(last + 1)
 }
 
 /// Whether a container that does not run should be started (again), by the pod's and its own restart policy.

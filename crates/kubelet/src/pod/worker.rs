@@ -169,7 +169,8 @@ impl Worker {
             }
         };
         tokio::select! {
-            _ = self.input.changed() => {}
+            // The pod's own annotations may be what a container waits for.
+            _ = self.input.changed() => self.memory.configuration_changed(),
             () = self.wake.notified() => {}
             () = self.objects_changed.notified() => {
                 self.memory.configuration_changed();

@@ -103,7 +103,7 @@ fn unmade(
         volume_mounts: volume_mounts(container),
         ..ContainerStatus::default()
     };
-    let Some(previous) = previous else { return ended_unmade(inputs, status) };
+    let Some(previous) = previous else { return ended_unmade(inputs, kind, status) };
     status.restart_count = previous.restart_count;
     status.last_state.clone_from(&previous.last_state);
     let state = previous.state.clone().unwrap_or_default();
@@ -129,21 +129,31 @@ fn unmade(
         }
         return status;
     }
-    ended_unmade(inputs, status)
+    ended_unmade(inputs, kind, status)
 }
 
-/// Once the pod is over, nothing waits any longer.
-fn ended_unmade(inputs: &Inputs<'_>, mut status: ContainerStatus) -> ContainerStatus {
+/// Once the pod is over, a container whose turn had come waits no longer; one whose turn had not come is shown as waiting for
+/// the initialization that never ended.
+fn ended_unmade(inputs: &Inputs<'_>, kind: ContainerKind, mut status: ContainerStatus) -> ContainerStatus {
     let waits = status.state.as_ref().is_some_and(|state| state.waiting.is_some());
-    if inputs.ending.finished && waits && any_made(inputs) {
+    if inputs.ending.finished && waits && turn_had_come(inputs, kind, &status.name) {
         let message = "The container could not be located when the pod was terminated";
         status.state = Some(of_terminated(lost(message)));
     }
     status
 }
 
-fn any_made(inputs: &Inputs<'_>) -> bool {
-    !inputs.observed.containers.is_empty()
+fn turn_had_come(inputs: &Inputs<'_>, kind: ContainerKind, name: &str) -> bool {
+    let made = |name: &str| inputs.observed.latest(name).is_some();
+    let init = podutil::init_containers(inputs.pod);
+    let initialized = podutil::spec(inputs.pod).containers.iter().any(|container| made(&container.name));
+    match kind {
+        ContainerKind::Init => {
+            let later = init.iter().skip_while(|container| container.name != name).skip(1);
+            initialized || later.into_iter().any(|container| made(&container.name))
+        }
+        _ => initialized,
+    }
 }
 
 fn default_waiting(inputs: &Inputs<'_>) -> ContainerState {

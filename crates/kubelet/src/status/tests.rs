@@ -164,6 +164,12 @@ fn init_containers() {
     check("Always", "i:exit1", "Pending [PRTSC PS] i=Error1 a=PodInitializing");
     check("Never", "i:exit1", "Failed [PRTSC PS] i=Error1 a=PodInitializing");
     check("Always", "a:run i:exit0", "Running [PRTSC I R CR PS] i=Completed0+r a=run+s+r");
+    let mut over = Case::new("Never", with_init(), "dead i:exit1");
+    over.ending.finished = true;
+    over.check("Failed [PS] i=Error1 a=PodInitializing");
+    let mut over = Case::new("Never", two(), "dead a:exit0");
+    over.ending.finished = true;
+    over.check("Failed [I PS] a=Completed0 b=ContainerStatusUnknown137");
     let mut crashing = Case::new("Always", with_init(), "i:exit1");
     crashing.waiting = vec![("i", "CrashLoopBackOff")];
     crashing.check("Pending [PRTSC PS] i=CrashLoopBackOff(Error1) a=PodInitializing");
