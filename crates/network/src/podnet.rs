@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use client::{Context, Queue};
 use ipnet::IpNet;
@@ -51,7 +52,7 @@ impl PodNetConfig {
 
 /// Runs until the context shuts down. Pods keep their network then.
 ///
-/// Errors: what makes pods impossible, such as a kernel without nf_tables or a read-only data directory.
+/// Errors: a data directory that cannot be written. Whatever else fails is retried.
 pub async fn run_podnet(context: Context, config: PodNetConfig) -> Result<()> {
     install_plugins(&config)?;
     let nodes = context.informers.of::<Node>();
@@ -71,23 +72,25 @@ pub async fn run_podnet(context: Context, config: PodNetConfig) -> Result<()> {
             () = context.shutdown.cancelled() => return Ok(()),
             () = queue.next() => {}
         }
-        let all = nodes.list();
-        let own = all.iter().find(|n| n.metadata.name.as_deref() == Some(config.node_name.as_str()));
-        let own_networks = own.map(|node| node_networks(node)).unwrap_or_default();
-        if !own_networks.is_empty() && own_networks != prepared {
-            prepare(&config, &own_networks)?;
-            tracing::info!(networks = ?own_networks, "pod network ready");
-            prepared.clone_from(&own_networks);
+        let synced = sync(&config, &nodes.list(), &mut prepared);
+        if let Err(error) = &synced {
+            tracing::warn!(%error, "cannot bring the pod network up to date, will retry");
         }
-        let others: Vec<&Node> =
-            all.iter().map(|n| &**n).filter(|n| n.metadata.name.as_deref() != Some(&config.node_name)).collect();
-        if let Err(error) = set_routes(&plan_routes(&others, &config, &prepared)) {
-            tracing::warn!(%error, "cannot bring the routes to other nodes up to date, will retry");
-            queue.done(&(), true);
-        } else {
-            queue.done(&(), false);
-        }
+        queue.done(&(), synced.is_err());
     }
+}
+
+/// Brings host and routes to what the nodes say. `prepared` are the networks that the host is ready for.
+fn sync(config: &PodNetConfig, nodes: &[Arc<Node>], prepared: &mut Vec<IpNet>) -> Result<()> {
+    let is_own = |node: &&Arc<Node>| node.metadata.name.as_deref() == Some(config.node_name.as_str());
+    let (own, others): (Vec<_>, Vec<_>) = nodes.iter().partition(is_own);
+    let networks = own.first().map(|node| node_networks(node)).unwrap_or_default();
+    if !networks.is_empty() && networks != *prepared {
+        prepare(config, &networks)?;
+        tracing::info!(?networks, "pod network ready");
+        *prepared = networks;
+    }
+    set_routes(&plan_routes(&others, config, prepared))
 }
 
 fn is_deletion(change: &client::Change<'_, Node>) -> bool {
@@ -131,7 +134,7 @@ pub fn install_plugins(config: &PodNetConfig) -> Result<()> {
 /// - to the other nodes' pods, through their addresses;
 /// - its own pod networks refuse what no pod has: such packets must not leave by the default route and come back;
 /// - service networks lead to `lo`: a host without default route could not even begin to send to a service.
-fn plan_routes(others: &[&Node], config: &PodNetConfig, own_networks: &[IpNet]) -> BTreeMap<(IpNet, u32), Route> {
+fn plan_routes(others: &[&Arc<Node>], config: &PodNetConfig, own_networks: &[IpNet]) -> BTreeMap<(IpNet, u32), Route> {
     let mut routes = BTreeMap::new();
     let mut add = |route: Route| routes.insert((route.destination, route.metric), route);
     for node in others {
@@ -139,12 +142,16 @@ fn plan_routes(others: &[&Node], config: &PodNetConfig, own_networks: &[IpNet]) 
         for network in node_networks(node) {
             let gateway = addresses.iter().find(|a| a.is_ipv4() == network.addr().is_ipv4());
             if let Some(address) = gateway {
-                add(Route { destination: network, via: Via::Gateway { address: *address }, metric: 0 });
+                add(Route {
+                    destination: network,
+                    via: Via::Gateway { address: *address },
+                    metric: usual_metric(&network),
+                });
             }
         }
     }
     for network in own_networks {
-        add(Route { destination: network.trunc(), via: Via::Unreachable, metric: 0 });
+        add(Route { destination: network.trunc(), via: Via::Unreachable, metric: usual_metric(network) });
     }
     for network in &config.service_cidrs {
         let source = config.node_ips.iter().copied().find(|ip| ip.is_ipv4() == network.addr().is_ipv4());
@@ -153,6 +160,11 @@ fn plan_routes(others: &[&Node], config: &PodNetConfig, own_networks: &[IpNet]) 
         add(Route { destination: network.trunc(), via, metric: LAST_RESORT_METRIC });
     }
     routes
+}
+
+/// What the kernel makes of a route without a metric; said openly, so that routes read back compare equal.
+fn usual_metric(network: &IpNet) -> u32 {
+    if network.addr().is_ipv6() { 1024 } else { 0 }
 }
 
 /// Adds what is missing and deletes what is ours and not wanted. Routes to single pods are the plugin's.

@@ -68,7 +68,7 @@ pub async fn run_dns(context: Context, config: DnsConfig) -> Result<()> {
         () = context.shutdown.cancelled() => Ok(()),
         () = publish::keep_published(&context, &config.node_name, config.listen) => Ok(()),
         error = serve_udp(Arc::new(udp), responder.clone()) => failure(error),
-        error = serve_tcp(tcp, responder.clone()) => failure(error),
+        () = serve_tcp(tcp, responder.clone()) => Ok(()),
         () = find_loops(&responder.forwarder) => Ok(()),
     }
 }

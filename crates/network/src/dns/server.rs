@@ -19,6 +19,7 @@ use super::zone::{Facts, Reply, Zone};
 const MOST_WAITING: usize = 1024;
 const MOST_CONNECTIONS: usize = 256;
 const IDLE_CONNECTION: Duration = Duration::from_secs(10);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const SMALLEST_PAYLOAD: u16 = 512;
 const HEADER_LEN: usize = 12;
 
@@ -208,17 +209,18 @@ async fn send(socket: &UdpSocket, peer: SocketAddr, bytes: Option<Vec<u8>>) {
 }
 
 /// Serves connections until it is dropped.
-pub async fn serve_tcp<F: Facts + Send + Sync + 'static>(
-    listener: TcpListener,
-    responder: Arc<Responder<F>>,
-) -> std::io::Error {
+pub async fn serve_tcp<F: Facts + Send + Sync + 'static>(listener: TcpListener, responder: Arc<Responder<F>>) {
     let connections = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     loop {
         let permit = connections.clone().acquire_owned().await.expect("the semaphore is never closed");
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => continue,
-            Err(error) => return error,
+            Err(error) => {
+                // That client's business, or the process is out of files: then a pause lets others finish.
+                tracing::debug!(%error, "cannot accept a DNS connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
         };
         let responder = responder.clone();
         tokio::spawn(async move {

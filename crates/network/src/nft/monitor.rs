@@ -43,19 +43,22 @@ impl Monitor {
 
     /// Waits for the next news. Cancellation safe. Our own replacements of a table are seen as well: the caller must look
     /// whether the table is really gone.
-    pub async fn next(&self) -> Result<Seen> {
+    pub async fn next(&self) -> Seen {
         let mut buffer = vec![0u8; 64 * 1024];
         loop {
-            let mut ready = self.fd.readable().await.map_err(Error::io("waiting for nftables news"))?;
+            let Ok(mut ready) = self.fd.readable().await else {
+                // The runtime is shutting down: there is no more news.
+                return std::future::pending().await;
+            };
             let received = ready.try_io(|fd| Ok(recv(fd.as_raw_fd(), &mut buffer, MsgFlags::empty())?));
             match received {
                 Ok(Ok(len)) => {
                     if let Some(table) = deleted_table(&buffer[..len]) {
-                        return Ok(Seen::TableDeleted(table));
+                        return Seen::TableDeleted(table);
                     }
                 }
-                Ok(Err(error)) if error.raw_os_error() == Some(libc::ENOBUFS) => return Ok(Seen::Lost),
-                Ok(Err(error)) => return Err(Error::io("receiving nftables news")(error)),
+                // The socket's buffer overflowed; the error is told once, then reading goes on.
+                Ok(Err(_overflow)) => return Seen::Lost,
                 Err(_would_block) => {}
             }
         }

@@ -100,7 +100,10 @@ pub async fn run_proxy(context: Context, config: ProxyConfig) -> Result<()> {
         batch = tokio::select! {
             () = context.shutdown.cancelled() => return Ok(()),
             first = queue.next() => gather(first, &queue).await,
-            seen = monitor.next() => proxy.notice(seen?),
+            seen = monitor.next() => {
+                proxy.notice(seen);
+                Vec::new()
+            }
             () = tokio::time::sleep(wait_again) => Vec::new(),
         };
     }
@@ -185,7 +188,7 @@ impl Proxy {
     }
 
     /// Somebody else may have deleted our table.
-    fn notice(&mut self, seen: Seen) -> Vec<ServiceName> {
+    fn notice(&mut self, seen: Seen) {
         let concerns_us = match &seen {
             Seen::TableDeleted(table) => table == plan::TABLE,
             Seen::Lost => true,
@@ -195,7 +198,6 @@ impl Proxy {
             tracing::warn!("the service rules were deleted by another program; writing them again");
             self.in_kernel = false;
         }
-        Vec::new()
     }
 }
 
