@@ -16,7 +16,7 @@ const MAY_USE: [(&str, &[&str]); 12] = [
     ("client", &[]),
     ("apiserver", &["apimachinery", "store", "streaming"]),
     ("controllers", &["client"]),
-    ("scheduler", &["client"]),
+    ("scheduler", &["client", "apimachinery"]),
     ("kubelet", &["client", "cri", "streaming"]),
     ("network", &["client"]),
     (
