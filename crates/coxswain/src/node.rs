@@ -1,6 +1,6 @@
 //! The node: container runtime, pod network, kube-proxy, cluster DNS and kubelet, in the order in which they need each other.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -22,6 +22,8 @@ use crate::progress::Progress;
 const KUBELET_PORT: u16 = 10250;
 /// Pods reach DNS at port 53 of its service; this is the port behind it, on the node's own address.
 const DNS_PORT: u16 = 10053;
+/// kube-proxy's health, as upstream.
+const PROXY_HEALTHZ_PORT: u16 = 10256;
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// Starts everything that makes this machine a node.
@@ -41,6 +43,7 @@ pub async fn start(config: &Server, pki: &Pki, process: &Process, progress: &Pro
             node_name: config.node_name.clone(),
             cluster_cidrs: podnet.cluster_cidrs.clone(),
             service_cidrs: podnet.service_cidrs.clone(),
+            healthz: Some(SocketAddr::new(IpAddr::from([0, 0, 0, 0]), PROXY_HEALTHZ_PORT)),
         };
         spawn(process, "kube-proxy", run_proxy(process.context("system:kube-proxy", &[]), settings));
     }

@@ -1,5 +1,6 @@
 //! The components as they run on a node: against an API, in a kernel, with packets.
 
+use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -51,7 +52,12 @@ fn cidrs(text: &str) -> Vec<IpNet> {
 }
 
 fn proxy_config() -> ProxyConfig {
-    ProxyConfig { node_name: "here".into(), cluster_cidrs: cidrs(CLUSTER_CIDR), service_cidrs: cidrs(SERVICE_CIDR) }
+    ProxyConfig {
+        node_name: "here".into(),
+        cluster_cidrs: cidrs(CLUSTER_CIDR),
+        service_cidrs: cidrs(SERVICE_CIDR),
+        healthz: Some(([0, 0, 0, 0], 10256).into()),
+    }
 }
 
 fn dns_config() -> DnsConfig {
@@ -119,6 +125,56 @@ fn the_proxy_follows_the_api_and_mends_what_others_break() {
         context.shutdown.cancel();
         running.await.unwrap().unwrap();
         assert!(site.host.nft(&["list", "tables"]).contains("table ip coxswain"), "the rules outlive the daemon");
+    });
+}
+
+#[test]
+fn load_balancers_learn_where_endpoints_are() {
+    let site = Site::new();
+    let pod = site.pod("a");
+    let api = FakeApi::new();
+    put_web(&api, &[&pod]);
+    let ask = |port: u16, path: &str| {
+        site.outside.run(|| {
+            let request = || -> std::io::Result<String> {
+                let address = SocketAddr::new(NODE_IP.parse().unwrap(), port);
+                let mut stream = std::net::TcpStream::connect(address)?;
+                stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes())?;
+                let mut answer = String::new();
+                stream.read_to_string(&mut answer)?;
+                Ok(answer)
+            };
+            let answer = request().unwrap_or_else(|error| error.kind().to_string());
+            let code = answer.split(' ').nth(1).unwrap_or(&answer).to_owned();
+            let local = answer.split_once("\"localEndpoints\":").map(|(_, rest)| rest.chars().next().unwrap());
+            (code, local)
+        })
+    };
+    on_node(&site, async {
+        let context = api.context();
+        let running = tokio::spawn(run_proxy(context.clone(), proxy_config()));
+        becomes(("200".to_owned(), None), || ask(10256, "/healthz"));
+        assert_eq!(ask(10256, "/nonsense").0, "404");
+        api.put(
+            SERVICES,
+            "{metadata: {namespace: default, name: web}, spec: {type: LoadBalancer, clusterIP: 10.43.0.5, \
+              externalTrafficPolicy: Local, healthCheckNodePort: 32000, ports: [{port: 80, nodePort: 30080}]}}",
+        );
+        becomes(("503".to_owned(), Some('0')), || ask(32000, "/"));
+        api.put(
+            SLICES,
+            &format!(
+                "{{metadata: {{namespace: default, name: web-1, labels: {{kubernetes.io/service-name: web}}}}, addressType: IPv4, \
+                 ports: [{{name: '', port: 8080}}], endpoints: [{{addresses: [{}], nodeName: here}}]}}",
+                pod.address
+            ),
+        );
+        becomes(("200".to_owned(), Some('1')), || ask(32000, "/"));
+        api.delete(SERVICES, "default", "web");
+        becomes("refused".to_owned(), || ask(32000, "/").0);
+        context.shutdown.cancel();
+        running.await.unwrap().unwrap();
+        becomes("refused".to_owned(), || ask(10256, "/healthz").0);
     });
 }
 

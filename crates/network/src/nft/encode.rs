@@ -345,6 +345,7 @@ impl Expressions<'_> {
             }
             Statement::IsLocal(field) => self.is_local(*field),
             Statement::IsNew => self.connection_has(libc::NFT_CT_STATE, CT_STATE_NEW, true),
+            Statement::IsInvalid => self.connection_has(libc::NFT_CT_STATE, CT_STATE_INVALID, true),
             Statement::IsTranslated => self.connection_has(libc::NFT_CT_STATUS, IPS_DST_NAT, true),
             Statement::IsUntranslated => self.connection_has(libc::NFT_CT_STATUS, IPS_DST_NAT, false),
             Statement::HasMark(bits) => {
@@ -560,6 +561,7 @@ impl Expressions<'_> {
     }
 }
 
+const CT_STATE_INVALID: u32 = 1 << 0;
 /// `NF_CT_STATE_BIT(IP_CT_NEW)` of the kernel.
 const CT_STATE_NEW: u32 = 1 << 3;
 const IPS_DST_NAT: u32 = 1 << 5;

@@ -36,6 +36,8 @@ pub enum Statement {
     IsLocal(Field),
     /// The packet is the first of its connection.
     IsNew,
+    /// The packet fits no connection that the kernel follows.
+    IsInvalid,
     /// The connection's destination has been translated.
     IsTranslated,
     IsUntranslated,
@@ -119,6 +121,7 @@ impl fmt::Display for Statement {
             Statement::IsProtocol(protocol) => protocol.fmt(f),
             Statement::IsLocal(field) => write!(f, "fib {field} type local"),
             Statement::IsNew => f.write_str("ct state new"),
+            Statement::IsInvalid => f.write_str("ct state invalid"),
             Statement::IsTranslated => f.write_str("ct status dnat"),
             Statement::IsUntranslated => f.write_str("ct status ! dnat"),
             Statement::HasMark(bits) => write!(f, "mark & {bits:#x}"),

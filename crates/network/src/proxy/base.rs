@@ -79,7 +79,9 @@ fn add_refusals(config: &PlanConfig, table: &mut RuleSet) {
     }
     add_chain(table, "filter-input", filter(HookPoint::Input, -110), input);
     let both = || vec![new(NO_ENDPOINTS), new(UNKNOWN)];
-    add_chain(table, "filter-forward", filter(HookPoint::Forward, -110), both());
+    let mut forward: Vec<Vec<Statement>> = config.cluster_cidrs.iter().map(drop_invalid).collect();
+    forward.extend(both());
+    add_chain(table, "filter-forward", filter(HookPoint::Forward, -110), forward);
     // After the translation: what got an endpoint does not look like its service any more.
     add_chain(table, "filter-output", filter(HookPoint::Output, -90), both());
 }
@@ -94,6 +96,13 @@ fn protect_loopback() -> Vec<Statement> {
         Statement::IsUntranslated,
         Statement::Verdict(Verdict::Drop),
     ]
+}
+
+/// What a pod sends outside of its connection's window is not translated back: the client would see it come from a
+/// stranger, and reset the connection. Upstream drops all such packets; we leave those alone that are not the cluster's.
+fn drop_invalid(network: &IpNet) -> Vec<Statement> {
+    let from_pod = Statement::InNetwork { field: Field::SourceAddress, network: *network, not: false };
+    vec![Statement::IsInvalid, from_pod, Statement::Verdict(Verdict::Drop)]
 }
 
 fn add_postrouting(table: &mut RuleSet) {

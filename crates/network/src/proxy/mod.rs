@@ -5,6 +5,7 @@
 
 pub mod base;
 pub mod flows;
+pub mod health;
 pub mod plan;
 pub mod selection;
 pub mod table;
@@ -16,6 +17,7 @@ mod packet_tests;
 #[cfg(test)]
 mod tests;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,10 +29,11 @@ use parking_lot::RwLock;
 
 use crate::endpoints;
 use crate::nft::{self, Family, Monitor, Seen};
-use crate::sysctl::write_sysctl;
+use crate::sysctl::{read_sysctl, write_sysctl};
 use crate::{Error, Result};
 use base::plan_base;
 use flows::StaleFlows;
+use health::{AbortOnDrop, HealthChecks};
 use plan::{PlanConfig, plan_service};
 use selection::Place;
 use table::{ServiceName, Table};
@@ -45,6 +48,8 @@ pub struct ProxyConfig {
     pub cluster_cidrs: Vec<IpNet>,
     /// Service networks of the cluster, one or two (dual-stack).
     pub service_cidrs: Vec<IpNet>,
+    /// Where `/healthz` and `/livez` are served; upstream's is port 10256 on all addresses.
+    pub healthz: Option<SocketAddr>,
 }
 
 impl ProxyConfig {
@@ -84,7 +89,12 @@ pub async fn run_proxy(context: Context, config: ProxyConfig) -> Result<()> {
 
     let tables = config.families().into_iter().map(|f| Table::new(plan_base(&config.plan_config(f, None)))).collect();
     let monitor = Monitor::open()?;
-    let mut proxy = Proxy { config, services, slices: slice_index, zone, tables, in_kernel: false };
+    let health = HealthChecks::default();
+    let healthz = config.healthz.map(|address| tokio::spawn(health.clone().serve_healthz(address)));
+    // Ended with us, however we end.
+    let _healthz = healthz.map(AbortOnDrop);
+    let mut proxy = Proxy { config, services, slices: slice_index, zone, tables, in_kernel: false, health };
+    tune_connection_tracking();
     // The queue holds every service there is; taking all at once makes the first transaction the whole table.
     let mut batch = take_all(Vec::new(), &queue).await;
     loop {
@@ -152,6 +162,7 @@ struct Proxy {
     slices: Index<EndpointSlice>,
     zone: Arc<RwLock<Option<String>>>,
     tables: Vec<Table>,
+    health: HealthChecks,
     /// Whether the kernel holds what `tables` says. If not, the next sync writes everything.
     in_kernel: bool,
 }
@@ -161,7 +172,7 @@ impl Proxy {
     async fn sync(&mut self, names: &[ServiceName]) -> Result<()> {
         let mut transactions = Vec::new();
         let mut stale = StaleFlows::default();
-        for table in &mut self.tables {
+        for (position, table) in self.tables.iter_mut().enumerate() {
             let config = self.config.plan_config(table.family(), self.zone.read().clone());
             let mut plans = Vec::with_capacity(names.len());
             for name in names {
@@ -169,6 +180,10 @@ impl Proxy {
                 let slices = self.slices.get(&endpoints::index_key(&name.0, &name.1));
                 let rules = service.map(|s| plan_service(&config, &s, &slices)).unwrap_or_default();
                 stale.note(table.rules(name), &rules);
+                // The first family speaks for the service.
+                if position == 0 {
+                    self.health.set(name, rules.health_check.as_ref());
+                }
                 plans.push((name.clone(), rules));
             }
             let changes = table.apply(plans);
@@ -176,6 +191,7 @@ impl Proxy {
         }
         // Until the kernel has agreed we do not know what it holds.
         self.in_kernel = false;
+        self.health.set_synced(false);
         run_blocking(move || {
             nft::commit(&transactions)?;
             // Not before the table is there: it guards what this opens.
@@ -184,6 +200,7 @@ impl Proxy {
         })
         .await?;
         self.in_kernel = true;
+        self.health.set_synced(true);
         Ok(())
     }
 
@@ -197,6 +214,28 @@ impl Proxy {
         if concerns_us && self.tables.iter().any(gone) {
             tracing::warn!("the service rules were deleted by another program; writing them again");
             self.in_kernel = false;
+        }
+    }
+}
+
+/// Upstream's defaults. Where the kernel does not let us, as in a network namespace of its own, its own values stand.
+fn tune_connection_tracking() {
+    const PER_CORE: usize = 32 * 1024;
+    const AT_LEAST: usize = 128 * 1024;
+    const MAX: &str = "net/netfilter/nf_conntrack_max";
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let wanted = (cores * PER_CORE).max(AT_LEAST);
+    let present = read_sysctl(MAX).and_then(|text| text.parse::<usize>().ok());
+    let mut settings = vec![
+        ("net/netfilter/nf_conntrack_tcp_timeout_established", "86400".to_owned()),
+        ("net/netfilter/nf_conntrack_tcp_timeout_close_wait", "3600".to_owned()),
+    ];
+    if present.is_some_and(|present| present < wanted) {
+        settings.push((MAX, wanted.to_string()));
+    }
+    for (name, value) in settings {
+        if let Err(error) = write_sysctl(name, &value) {
+            tracing::debug!(%error, "cannot tune connection tracking");
         }
     }
 }

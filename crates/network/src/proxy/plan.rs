@@ -52,6 +52,15 @@ pub struct ServiceRules {
     pub elements: BTreeMap<(&'static str, Key), Data>,
     /// Who may answer on each UDP frontend: tracked flows to anybody else are stale.
     pub udp: BTreeMap<Frontend, BTreeSet<IpAddr>>,
+    /// Where load balancers ask whether this node has endpoints, if they should.
+    pub health_check: Option<HealthCheck>,
+}
+
+/// What `healthCheckNodePort` answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthCheck {
+    pub port: u16,
+    pub local_endpoints: BTreeSet<IpAddr>,
 }
 
 /// The rules of one service; none if the proxy has nothing to do for it (headless, ExternalName, somebody else's).
@@ -65,6 +74,7 @@ pub fn plan_service(config: &PlanConfig, service: &Service, slices: &[Arc<Endpoi
         return rules;
     }
     rules.elements.insert((CLUSTER_IPS, Key::address(cluster_ip)), Data::Nothing);
+    rules.health_check = health_check_port(spec).map(|port| HealthCheck { port, local_endpoints: BTreeSet::new() });
     for port in spec.ports.iter().flatten() {
         let Some(protocol) = Protocol::from_api(port.protocol.as_deref().unwrap_or("TCP")) else { continue };
         let Ok(number) = u16::try_from(port.port) else { continue };
@@ -79,6 +89,13 @@ pub fn plan_service(config: &PlanConfig, service: &Service, slices: &[Arc<Endpoi
         planner.plan(&mut rules);
     }
     rules
+}
+
+/// Only where the client's address is kept does it matter which node a load balancer chooses.
+fn health_check_port(spec: &ServiceSpec) -> Option<u16> {
+    let wanted =
+        spec.type_.as_deref() == Some("LoadBalancer") && spec.external_traffic_policy.as_deref() == Some("Local");
+    spec.health_check_node_port.filter(|port| wanted && *port != 0).and_then(|port| u16::try_from(port).ok())
 }
 
 fn cluster_ip(spec: &ServiceSpec, family: Family) -> Option<IpAddr> {
@@ -121,6 +138,9 @@ impl PortPlanner<'_> {
         for (address, _) in &self.selected.local {
             let pair = Key(vec![Value::Address(*address), Value::Address(*address)]);
             rules.elements.insert((HAIRPIN, pair), Data::Nothing);
+        }
+        if let Some(check) = &mut rules.health_check {
+            check.local_endpoints.extend(self.selected.local.iter().map(|(address, _)| *address));
         }
         if self.protocol == Protocol::Udp {
             self.add_udp_frontends(rules, internal_local, external_local, &external, node_port);
@@ -352,6 +372,9 @@ impl fmt::Display for ServiceRules {
                 Frontend::Address(address, port) => writeln!(f, "udp {address}:{port} <- {}", endpoints.join(" "))?,
                 Frontend::NodePort(port) => writeln!(f, "udp *:{port} <- {}", endpoints.join(" "))?,
             }
+        }
+        if let Some(check) = &self.health_check {
+            writeln!(f, "health check *:{} of {} endpoints", check.port, check.local_endpoints.len())?;
         }
         Ok(())
     }
