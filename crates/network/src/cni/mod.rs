@@ -95,7 +95,8 @@ fn call(environment: &dyn Fn(&str) -> Option<String>, stdin: &[u8]) -> Result<Op
     }
     let arguments = || Environment::read(environment).map_err(invalid);
     if config.plugin == "loopback" {
-        return loopback(&command, &config, arguments()?);
+        // Only ADD touches the namespace; by the time of a repeated DEL it is gone and not named any more.
+        return if command == "ADD" { loopback(&command, &config, arguments()?) } else { Ok(None) };
     }
     match command.as_str() {
         "ADD" => Ok(Some(add(&config, &arguments()?)?)),
