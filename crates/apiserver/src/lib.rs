@@ -14,7 +14,6 @@ pub mod http;
 mod metrics;
 pub mod nonresource;
 pub mod object;
-mod pending;
 pub mod proxy;
 mod registry;
 pub mod request;

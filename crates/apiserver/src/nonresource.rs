@@ -117,14 +117,12 @@ fn paths(server: &ApiServer) -> Response {
     respond::value(200, Encoding::Json, &json!({ "paths": paths }))
 }
 
-const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
-
 fn openapi_v2(server: &ApiServer, accept: Option<&str>) -> Result<Response> {
     let table = server.table();
     let protobuf = negotiate::clauses(accept.unwrap_or_default())
         .first()
         .is_some_and(|clause| clause.media.starts_with("application/com.github.proto-openapi.spec.v2"));
-    let (name, content_type) = if protobuf { ("v2.pb", V2_PROTOBUF) } else { ("v2.json", "application/json") };
+    let (name, content_type) = if protobuf { ("v2.pb", openapi::gnostic::CONTENT_TYPE) } else { ("v2.json", "application/json") };
     let make = || {
         let document = openapi::v2::document(&table, &server.version.git_version);
         Some(if protobuf { openapi::gnostic::encode(&document).into() } else { Bytes::from(document.to_string()) })

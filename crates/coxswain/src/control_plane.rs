@@ -149,7 +149,7 @@ pub fn start(config: &Server, pki: &Pki, api: &ApiServer, process: &Process) {
         let roles = roles.clone();
         async move { write_role(roles, role).await }
     }));
-    /*PENDING if config.enabled("controllers") {
+    if config.enabled("controllers") {
         let context = process.context("system:kube-controller-manager", &[]);
         let settings = controllers::Config { root_ca: pki.server_ca.certificate.clone(), ..controllers::Config::default() };
         process.tasks.spawn(controllers::run(context, settings));
@@ -157,7 +157,7 @@ pub fn start(config: &Server, pki: &Pki, api: &ApiServer, process: &Process) {
     if config.enabled("scheduler") {
         let context = process.context("system:kube-scheduler", &[]);
         process.tasks.spawn(scheduler::run(context, scheduler::Config::default()));
-    } PENDING*/
+    }
 }
 
 async fn write_role(client: kube::Client, role: serde_json::Value) {

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use cri::containerd::{Settings, Supervisor, find_binary};
-use k8s_openapi::api::core::v1::Node;
 use kubelet::Kubelet;
 use network::dns::{DnsConfig, Upstreams, run_dns};
 use network::podnet::{PodNetConfig, run_podnet};
@@ -137,10 +136,4 @@ async fn start_kubelet(
     process.tasks.spawn(kubelet::server::run(Arc::new(server), listener, tls, process.shutdown.clone()));
     process.tasks.spawn(kubelet.run());
     Ok(())
-}
-
-/// Whether the node's own object says that it is ready.
-pub fn is_ready(node: &Node) -> bool {
-    let conditions = node.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
-    conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True")
 }

@@ -1,7 +1,6 @@
 //! The forms in which objects leave the server: the stored buffer as it is, a Table, or metadata only; JSON or YAML.
 
-use crate::pending::table;
-use apimachinery::Value;
+use apimachinery::{Value, table};
 use apimachinery::resource::ResourceRow;
 use apimachinery::status::Result;
 use bytes::Bytes;
