@@ -138,7 +138,7 @@ impl<K: Kind> Informer<K> {
     }
 
     /// An index over this cache, kept up to date from now on. `name` identifies it among all users of the cache: whoever
-    /// asks for the same name gets the same index, so `keys_of` must be the same function.
+    /// asks for the same name gets the same index, so `keys_of` must be the same function. Names are `crate/what`.
     pub fn index(&self, name: &'static str, keys_of: impl Fn(&K) -> Vec<String> + Send + Sync + 'static) -> Index<K> {
         self.shared.cache.write().add_index(name, Box::new(keys_of));
         Index { informer: self.clone(), name }

@@ -28,6 +28,9 @@ impl Default for QueueConfig {
     }
 }
 
+/// A century.
+const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
 struct State<T> {
     ready: VecDeque<T>,
     /// In `ready`, or to be put there when its present work ends.
@@ -92,7 +95,9 @@ impl<T: Clone + Eq + Hash + Debug + Send + 'static> Queue<T> {
         if delay.is_zero() {
             return self.add(key);
         }
-        let due = Instant::now() + delay;
+        // A delay beyond what the clock can express is as good as for ever.
+        let now = Instant::now();
+        let due = now.checked_add(delay).unwrap_or(now + FOR_EVER);
         let mut state = self.shared.state.lock();
         if let Some((pending, _)) = state.wakeups.get(&key)
             && *pending <= due

@@ -62,10 +62,10 @@ impl<K> Clone for Owned<K> {
 impl<K: Kind> Owned<K> {
     pub fn new(informer: &Informer<K>) -> Self {
         Owned {
-            by_controller: informer.index("controller-uid", |object: &K| {
+            by_controller: informer.index("controllers/controller-uid", |object: &K| {
                 controller_uid(object.meta()).map(str::to_owned).into_iter().collect()
             }),
-            orphans: informer.index("orphan-namespace", |object: &K| match controller_of(object.meta()) {
+            orphans: informer.index("controllers/orphan-namespace", |object: &K| match controller_of(object.meta()) {
                 Some(_) => vec![],
                 None => vec![object.meta().namespace.clone().unwrap_or_default()],
             }),

@@ -73,5 +73,5 @@ pub fn most_restarts(pod: &Pod) -> (i32, i32) {
 
 /// The pods of each node.
 pub fn by_node(pods: &client::Informer<Pod>) -> client::Index<Pod> {
-    pods.index("node", |pod: &Pod| node_name(pod).map(str::to_owned).into_iter().collect())
+    pods.index("controllers/node", |pod: &Pod| node_name(pod).map(str::to_owned).into_iter().collect())
 }

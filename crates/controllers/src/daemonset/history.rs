@@ -21,7 +21,7 @@ pub enum Newest {
     /// It exists and is the newest.
     Current(Arc<ControllerRevision>),
     /// It exists, but its number has to be raised: a rollback made it the newest again.
-    Renumber(ControllerRevision),
+    Renumber(Box<ControllerRevision>),
     Create(Box<ControllerRevision>),
 }
 
@@ -36,7 +36,7 @@ pub fn newest(set: &DaemonSet, revisions: &[Arc<ControllerRevision>]) -> Newest 
         }
         let mut renumbered = (**current).clone();
         renumbered.revision = Some(highest.saturating_add(1));
-        return Newest::Renumber(renumbered);
+        return Newest::Renumber(Box::new(renumbered));
     }
     let collisions = set.status.as_ref().and_then(|status| status.collision_count);
     let hash = template::hash(&set.spec.template, collisions);

@@ -125,8 +125,8 @@ impl<'a> Step<'a> {
         replicas_of(&self.slots[index].wanted)
     }
 
-    fn total(&self) -> i32 {
-        (0..self.slots.len()).map(|index| self.replicas(index)).sum()
+    fn total(&self) -> i64 {
+        (0..self.slots.len()).map(|index| i64::from(self.replicas(index))).sum()
     }
 
     fn next_revision(&self) -> i64 {
@@ -195,7 +195,7 @@ impl<'a> Step<'a> {
         if !self.wish.rolling {
             return;
         }
-        let growing = self.wish.max_total() > self.total() && self.wish.replicas > 0;
+        let growing = i64::from(self.wish.max_total()) > self.total() && self.wish.replicas > 0;
         let mut order = active;
         // Positions are ages: of equals the newest first when growing, the oldest when shrinking.
         if growing {

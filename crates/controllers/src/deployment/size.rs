@@ -61,41 +61,48 @@ pub struct Size {
     pub available: i32,
 }
 
-fn total(sizes: &[Size]) -> i32 {
-    sizes.iter().map(|size| size.replicas).sum()
+/// Sums are wider than sizes, since nothing keeps people from scaling several sets to the largest size.
+fn sum(numbers: impl Iterator<Item = i32>) -> i64 {
+    numbers.map(i64::from).sum()
+}
+
+fn narrow(number: i64) -> i32 {
+    i32::try_from(number).unwrap_or(if number < 0 { i32::MIN } else { i32::MAX })
 }
 
 /// The size of the new set: as large as surge allows beside the old ones.
-pub fn new_set(wish: &Wish, new: i32, all: i32) -> i32 {
+pub fn new_set(wish: &Wish, new: i32, all: i64) -> i32 {
     if !wish.rolling {
         return wish.replicas;
     }
     if new >= wish.replicas {
         return wish.replicas;
     }
-    let room = wish.max_total().saturating_sub(all).max(0);
-    new + room.min(wish.replicas - new)
+    let room = (i64::from(wish.max_total()) - all).max(0);
+    narrow(i64::from(new) + room.min(i64::from(wish.replicas) - i64::from(new)))
 }
 
 /// The sizes of the old sets, oldest first, after one step of a rolling update: unhealthy pods go first, since they
 /// serve nobody; then as many available ones as the minimum of available pods permits.
 pub fn old_sets(wish: &Wish, new: Size, old: &[Size]) -> Vec<i32> {
     let mut sizes: Vec<i32> = old.iter().map(|size| size.replicas).collect();
-    let all = total(old) + new.replicas;
-    let mut budget = all - wish.min_available() - (new.replicas - new.available);
+    let minimum = i64::from(wish.min_available());
+    let new_unavailable = i64::from(new.replicas) - i64::from(new.available);
+    let all = sum(sizes.iter().copied()) + i64::from(new.replicas);
+    let mut budget = all - minimum - new_unavailable;
     if budget <= 0 {
         return sizes;
     }
     for (size, seen) in sizes.iter_mut().zip(old) {
-        let unhealthy = (*size - seen.available).clamp(0, budget);
-        *size -= unhealthy;
+        let unhealthy = (i64::from(*size) - i64::from(seen.available)).clamp(0, budget);
+        *size = narrow(i64::from(*size) - unhealthy);
         budget -= unhealthy;
     }
-    let available = new.available + old.iter().map(|size| size.available).sum::<i32>();
-    let mut surplus = (available - wish.min_available()).max(0);
+    let available = sum(old.iter().map(|size| size.available)) + i64::from(new.available);
+    let mut surplus = (available - minimum).max(0);
     for size in &mut sizes {
-        let step = (*size).clamp(0, surplus);
-        *size -= step;
+        let step = i64::from(*size).clamp(0, surplus);
+        *size = narrow(i64::from(*size) - step);
         surplus -= step;
     }
     sizes
@@ -114,22 +121,22 @@ pub struct Share {
 /// first when shrinking. What rounding leaves goes to the first. `status_replicas` stands in where a set lacks its note.
 pub fn proportional(wish: &Wish, shares: &[Share], status_replicas: i32) -> Vec<i32> {
     let allowed = if wish.replicas > 0 { wish.max_total() } else { 0 };
-    let to_add = allowed - shares.iter().map(|share| share.replicas).sum::<i32>();
+    let to_add = i64::from(allowed) - sum(shares.iter().map(|share| share.replicas));
     let mut added = 0;
     let mut sizes: Vec<i32> = Vec::with_capacity(shares.len());
     for share in shares {
         let part = if to_add == 0 { 0 } else { portion(wish, share, status_replicas, to_add - added) };
         added += part;
-        sizes.push(share.replicas + part);
+        sizes.push(narrow(i64::from(share.replicas) + part));
     }
     if let Some(first) = sizes.first_mut() {
-        *first = (*first + to_add - added).max(0);
+        *first = narrow(i64::from(*first) + to_add - added).max(0);
     }
     sizes
 }
 
 /// One set's part of what remains to be spread.
-fn portion(wish: &Wish, share: &Share, status_replicas: i32, remaining: i32) -> i32 {
+fn portion(wish: &Wish, share: &Share, status_replicas: i32, remaining: i64) -> i64 {
     if share.replicas == 0 || remaining == 0 {
         return 0;
     }
@@ -137,9 +144,9 @@ fn portion(wish: &Wish, share: &Share, status_replicas: i32, remaining: i32) -> 
     if remaining > 0 { fraction.min(remaining) } else { fraction.max(remaining) }
 }
 
-fn fraction(wish: &Wish, share: &Share, status_replicas: i32) -> i32 {
+fn fraction(wish: &Wish, share: &Share, status_replicas: i32) -> i64 {
     if wish.replicas == 0 {
-        return -share.replicas;
+        return -i64::from(share.replicas);
     }
     let before = share.max_before.filter(|max| *max != 0).unwrap_or(status_replicas);
     if before == 0 {
@@ -147,7 +154,7 @@ fn fraction(wish: &Wish, share: &Share, status_replicas: i32) -> i32 {
     }
     let size = f64::from(share.replicas) * f64::from(wish.max_total()) / f64::from(before);
     // Half away from zero, as upstream rounds; the cast saturates.
-    size.round() as i32 - share.replicas
+    size.round() as i64 - i64::from(share.replicas)
 }
 
 #[cfg(test)]
@@ -187,7 +194,7 @@ mod tests {
             if new == wish.replicas && old == 0 {
                 return Some(step);
             }
-            new = new_set(&wish, new, new + old);
+            new = new_set(&wish, new, i64::from(new + old));
             assert!(new + old <= wish.max_total(), "surge");
             let seen = Size { replicas: new, available: new };
             old = old_sets(&wish, seen, &[Size { replicas: old, available: old }])[0];
@@ -213,6 +220,19 @@ mod tests {
             let scaled = proportional(&wish(replicas, surge, 0), &shares, before);
             prop_assert_eq!(scaled.iter().sum::<i32>(), replicas + surge);
             prop_assert!(scaled.iter().all(|size| *size >= 0));
+        }
+
+        #[test]
+        fn no_numbers_make_it_panic(
+            replicas in 0..=i32::MAX, surge in 0..=i32::MAX, new in 0..=i32::MAX, sizes in proptest::collection::vec((0..=i32::MAX, 0..=i32::MAX, proptest::option::of(any::<i32>())), 0..4)
+        ) {
+            let wish = wish(replicas, surge, 0);
+            let old: Vec<Size> = sizes.iter().map(|(replicas, available, _)| Size { replicas: *replicas, available: *available }).collect();
+            let shares: Vec<Share> = sizes.iter().map(|(replicas, _, max_before)| Share { replicas: *replicas, max_before: *max_before }).collect();
+            let after = old_sets(&wish, Size { replicas: new, available: new }, &old);
+            prop_assert!(after.iter().all(|size| *size >= 0));
+            new_set(&wish, new, sum(after.into_iter()) + i64::from(new));
+            proportional(&wish, &shares, replicas);
         }
 
         #[test]

@@ -83,7 +83,7 @@ pub fn counted(
     now: Timestamp,
 ) -> DeploymentStatus {
     let wish = Wish::of(deployment);
-    let sum = |count: &dyn Fn(&ReplicaSet) -> i32| sets.iter().map(|set| count(set)).sum::<i32>();
+    let sum = |count: &dyn Fn(&ReplicaSet) -> i32| sets.iter().fold(0i32, |sum, set| sum.saturating_add(count(set)));
     let available = sum(&|set| available_of(set));
     let minimum = if available >= wish.replicas - wish.max_unavailable {
         condition(AVAILABLE, "True", "MinimumReplicasAvailable", "Deployment has minimum availability.", now)

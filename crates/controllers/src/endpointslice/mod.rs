@@ -64,7 +64,7 @@ fn label<'a>(slice: &'a EndpointSlice, name: &str) -> Option<&'a str> {
 impl Slices {
     fn new(client: kube::Client, informers: &Informers, manager: &'static str) -> Self {
         let informer = informers.of::<EndpointSlice>();
-        let by_service = informer.index("service", |slice: &EndpointSlice| {
+        let by_service = informer.index("controllers/service", |slice: &EndpointSlice| {
             let namespace = slice.metadata.namespace.as_deref().unwrap_or_default();
             label(slice, SERVICE_NAME).map(|service| format!("{namespace}/{service}")).into_iter().collect()
         });

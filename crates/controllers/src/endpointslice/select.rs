@@ -40,12 +40,12 @@ fn selects(service: &Service, labels: &Labels) -> bool {
 impl Backends {
     pub fn new(informers: &Informers) -> Self {
         let (services, pods, nodes) = (informers.of::<Service>(), informers.of::<Pod>(), informers.of::<Node>());
-        let services_by_pair = services.index("selector-pair", |service: &Service| {
+        let services_by_pair = services.index("controllers/selector-pair", |service: &Service| {
             let namespace = service.metadata.namespace.as_deref().unwrap_or_default();
             let pair = selector(service).and_then(|selector| selector.iter().next());
             pair.map(|pair| index_key(namespace, pair)).into_iter().collect()
         });
-        let pods_by_label = pods.index("label", |pod: &Pod| {
+        let pods_by_label = pods.index("controllers/label", |pod: &Pod| {
             let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
             pod.metadata.labels.iter().flatten().map(|pair| index_key(namespace, pair)).collect()
         });

@@ -83,7 +83,7 @@ impl Controller {
             recorder: Recorder::new(client.clone(), IDENTITY, ""),
             client,
             pods_by_node: pods::by_node(&pods),
-            nodes_by_zone: nodes.index("zone", |node: &Node| vec![zone_of(node)]),
+            nodes_by_zone: nodes.index("controllers/zone", |node: &Node| vec![zone_of(node)]),
             gate: Gate::new(nodes.clone()),
             nodes,
             pods,
