@@ -27,6 +27,7 @@ pub async fn create(worker: &mut Worker, pod: &Pod, attempt: u32) -> Result<()> 
     let now = Timestamp::now();
     worker.memory.attempt("", None, now);
     let config = config(&shared, pod, attempt);
+    let begun = tokio::time::Instant::now();
     let made = match handler(&shared, pod).await {
         Ok(handler) => shared.runtime.run_pod_sandbox(config, &handler).await.map_err(Error::from),
         Err(error) => Err(error),
@@ -34,6 +35,7 @@ pub async fn create(worker: &mut Worker, pod: &Pod, attempt: u32) -> Result<()> 
     match made {
         Ok(id) => {
             shared.store.claim_runtime_id(podutil::uid(pod), &id);
+            tracing::debug!(pod = %podutil::full_name(pod), took = ?begun.elapsed(), "sandbox runs");
             worker.memory.succeeded("");
         }
         Err(error) => {

@@ -94,11 +94,16 @@ async fn try_start(
     let made = worker.interrupt().or_cancelled(async { Ok(build.await) }).await?;
     let config = made.map_err(|error| refused("CreateContainerConfigError", error.to_string()))?;
 
+    let begun = tokio::time::Instant::now();
     let created = shared.runtime.create_container(&sandbox.id, config, sandbox_config).await;
     let id = created.map_err(|error| refused("CreateContainerError", error.message()))?;
     shared.store.claim_runtime_id(podutil::uid(pod), &id);
     shared.recorder.event(&object, EventType::Normal, "Created", format!("Created container: {}", container.name));
+    let creation = begun.elapsed();
     let started = shared.runtime.start_container(&id).await;
+    tracing::debug!(
+        pod = %podutil::full_name(pod), container = container.name, ?creation, took = ?begun.elapsed(), "container started"
+    );
     started.map_err(|error| refused("RunContainerError", error.message()))?;
     shared.recorder.event(&object, EventType::Normal, "Started", format!("Started container {}", container.name));
 

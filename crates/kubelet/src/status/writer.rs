@@ -126,7 +126,8 @@ fn difference(old: &PodStatus, new: &PodStatus) -> Option<Value> {
         let change = match (field.as_str(), value, before) {
             // Merged by type: send what changed, leave the conditions of others alone.
             ("conditions", Value::Array(new), Some(Value::Array(old))) => {
-                Value::Array(new.iter().filter(|condition| !old.contains(condition)).cloned().collect())
+                let changed = new.iter().filter(|condition| !old.contains(condition));
+                Value::Array(changed.map(|condition| without_leftovers(condition, old)).collect())
             }
             // Merged by address, so that old ones would stay without the directive.
             ("podIPs" | "hostIPs", Value::Array(new), Some(_)) => {
@@ -143,6 +144,18 @@ fn difference(old: &PodStatus, new: &PodStatus) -> Option<Value> {
     (!patch.is_empty()).then_some(Value::Object(patch))
 }
 
+/// A condition whose merge leaves nothing of the old one of its type: what it has no more is taken away in so many words.
+fn without_leftovers(condition: &Value, old: &[Value]) -> Value {
+    let mut condition = condition.clone();
+    let before = old.iter().find(|other| other["type"] == condition["type"]).and_then(Value::as_object);
+    if let Some(fields) = condition.as_object_mut() {
+        for field in before.into_iter().flat_map(Map::keys) {
+            fields.entry(field.as_str()).or_insert(Value::Null);
+        }
+    }
+    condition
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -154,13 +167,15 @@ mod tests {
     #[test]
     fn only_differences_are_sent_and_lists_that_merge_say_so() {
         let ready = |value: &str| json!({"type": "Ready", "status": value});
+        let unready = json!({"type": "Ready", "status": "False", "reason": "ContainersNotReady"});
         let other = json!({"type": "Other", "status": "True"});
         let old =
             status(json!({"phase": "Pending", "hostIP": "1.1.1.1", "reason": "x", "podIPs": [{"ip": "10.0.0.1"}],
-            "conditions": [ready("False"), other]}));
+            "conditions": [unready, other]}));
         let new = status(json!({"phase": "Running", "hostIP": "1.1.1.1", "podIPs": [{"ip": "10.0.0.2"}],
             "conditions": [ready("True"), other]}));
-        let expected = json!({"phase": "Running", "reason": null, "conditions": [ready("True")],
+        let now_ready = json!({"type": "Ready", "status": "True", "reason": null});
+        let expected = json!({"phase": "Running", "reason": null, "conditions": [now_ready],
             "podIPs": [{"ip": "10.0.0.2"}, {"$patch": "replace"}]});
         assert_eq!(difference(&old, &new), Some(expected));
         assert_eq!(difference(&new, &new), None);

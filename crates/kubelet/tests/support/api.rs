@@ -235,8 +235,10 @@ fn merge(object: &mut Value, patch: Value) {
             ("conditions", Value::Array(new)) => {
                 let mut list = object["conditions"].as_array().cloned().unwrap_or_default();
                 for condition in new {
-                    list.retain(|old| old["type"] != condition["type"]);
-                    list.push(condition);
+                    match list.iter_mut().find(|old| old["type"] == condition["type"]) {
+                        Some(old) => merge(old, condition),
+                        None => list.push(condition),
+                    }
                 }
                 object["conditions"] = list.into();
             }
