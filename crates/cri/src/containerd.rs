@@ -21,6 +21,7 @@ use crate::error::{Error, Result};
 const READY_WITHIN: Duration = Duration::from_secs(60);
 /// How long it may take to end after SIGTERM.
 const STOP_WITHIN: Duration = Duration::from_secs(20);
+const FIRST_RESTART_DELAY: Duration = Duration::from_millis(100);
 /// The longest wait between two starts of a containerd that keeps dying.
 const MAX_RESTART_DELAY: Duration = Duration::from_secs(30);
 
@@ -182,22 +183,22 @@ impl Supervisor {
 
     /// Starts containerd anew each time it dies, until `shutdown`; then leaves it running.
     pub async fn run(mut self, shutdown: CancellationToken) {
-        let mut delay = Duration::from_millis(100);
+        let mut launched = Instant::now();
+        let mut delay = FIRST_RESTART_DELAY;
         while shutdown.run_until_cancelled(self.process.ended()).await.is_some() {
-            tracing::warn!(pid = self.pid, "containerd has ended; starting it again");
-            let started = Instant::now();
+            if launched.elapsed() > READY_WITHIN {
+                delay = FIRST_RESTART_DELAY;
+            }
+            tracing::warn!(pid = self.pid, after = ?delay, "containerd has ended; starting it again");
+            if shutdown.run_until_cancelled(tokio::time::sleep(delay)).await.is_none() {
+                return;
+            }
+            delay = (delay * 2).min(MAX_RESTART_DELAY);
+            launched = Instant::now();
             match launch(&self.settings) {
                 Ok((process, pid)) => (self.process, self.pid) = (process, pid),
                 Err(error) => tracing::error!(%error, "containerd cannot be started"),
             }
-            let again = async {
-                tokio::time::sleep(delay).await;
-            };
-            if shutdown.run_until_cancelled(again).await.is_none() {
-                return;
-            }
-            delay = if started.elapsed() > READY_WITHIN { Duration::from_millis(100) } else { delay * 2 };
-            delay = delay.min(MAX_RESTART_DELAY);
         }
     }
 

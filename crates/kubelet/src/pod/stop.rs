@@ -44,16 +44,13 @@ pub async fn stop_pod(shared: &Shared, pod: &Pod, observed: &Observed, grace: Du
     let running = |view: &&ContainerView| matches!(view.state, RunState::Running | RunState::Unknown);
     let (sidecars, others): (Vec<_>, Vec<_>) =
         observed.containers.iter().filter(running).partition(|view| is_sidecar(pod, &view.name));
-    let no_sidecars = sidecars.is_empty();
     stop_together(shared, pod, &others, grace, told).await?;
     // In reverse order of the spec, each once the one after it has ended.
-    let order = podutil::init_containers(pod).iter().rev();
-    for container in order {
+    for container in podutil::init_containers(pod).iter().rev() {
         let of_name: Vec<_> = sidecars.iter().copied().filter(|view| view.name == container.name).collect();
         let left = deadline.saturating_duration_since(Instant::now());
         stop_together(shared, pod, &of_name, left, told).await?;
     }
-    debug_assert!(no_sidecars || !podutil::init_containers(pod).is_empty());
     let ready = observed.sandboxes.iter().filter(|sandbox| sandbox.ready);
     for stopped in join_all(ready.map(|sandbox| shared.runtime.stop_pod_sandbox(&sandbox.id))).await {
         ignore_missing(stopped)?;

@@ -126,7 +126,7 @@ impl Machine {
             let _ = self.runtime.remove_pod_sandbox(&sandbox.id).await;
         }
         self.stop_kubelet().await;
-        let supervised = self.containerd.lock().take().expect("containerd runs");
+        let supervised = self.containerd.lock().take().expect("containerd was started");
         supervised.shutdown.cancel();
         supervised.task.await.expect("the supervisor does not panic");
         // What the supervisor left running is found again by its pid file.
