@@ -52,14 +52,16 @@ struct RuntimeConfig {
     port_mappings: Vec<RequestedPort>,
 }
 
+/// In the conventions' spelling, or in containerd's, which relies on Go's readers not minding case.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "camelCase")]
 struct RequestedPort {
+    #[serde(rename = "hostPort", alias = "HostPort")]
     host_port: i64,
+    #[serde(rename = "containerPort", alias = "ContainerPort")]
     container_port: i64,
-    #[serde(default)]
+    #[serde(default, alias = "Protocol")]
     protocol: String,
-    #[serde(default, rename = "hostIP")]
+    #[serde(default, rename = "hostIP", alias = "HostIP")]
     host_ip: String,
 }
 

@@ -61,7 +61,7 @@ fn pods_leave_the_cluster_with_the_nodes_address() {
 fn host_ports_follow_their_pods() {
     let site = Site::new();
     let mapping = json!({ "runtimeConfig": { "portMappings": [
-        { "hostPort": 8000, "containerPort": 8080, "protocol": "tcp" },
+        { "HostPort": 8000, "ContainerPort": 8080, "Protocol": "tcp", "HostIP": "" },
         { "hostPort": 8000, "containerPort": 8080, "protocol": "udp", "hostIP": "192.168.50.1" },
         { "hostPort": 0, "containerPort": 9 },
     ] } });
