@@ -61,10 +61,9 @@ says 'cannot list resource \"secrets\"' curl -sk -H "Authorization: Bearer $toke
 
 # The three cascades.
 kubectl rollout status deployment/web --timeout=60s
-rs=$(kubectl get replicasets -l app=web -o name | head -1)
 kubectl delete deployment web --cascade=orphan
-kubectl get "$rs"
-kubectl delete "$rs" --cascade=foreground
+says replicaset kubectl get replicasets -l app=web -o name
+kubectl delete replicasets -l app=web --cascade=foreground
 is '' kubectl get pods -l app=web -o name
 kubectl create deployment web --image=docker.io/coxswain/web:1
 kubectl wait --for=condition=Available deployment/web --timeout=60s

@@ -10,7 +10,7 @@ spec:
   - name: http
     image: docker.io/coxswain/web:1
     startupProbe: {httpGet: {path: /version, port: 80}, periodSeconds: 1, failureThreshold: 30}
-    readinessProbe: {httpGet: {path: /index.html, port: 80, httpHeaders: [{name: X, value: y}]}, periodSeconds: 1}
+    readinessProbe: {httpGet: {path: /index.html, port: 80, httpHeaders: [{name: X, value: z}]}, periodSeconds: 1}
     livenessProbe: {tcpSocket: {port: 80}, periodSeconds: 1}
   - name: file
     image: docker.io/library/busybox:1

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, Result};
 use serde_json::json;
@@ -15,12 +16,12 @@ pub struct Image {
     /// `docker.io/library/name:tag`
     pub reference: &'static str,
     /// Path in the image (no leading slash) → content and mode.
-    pub files: BTreeMap<&'static str, (Vec<u8>, u32)>,
+    pub files: BTreeMap<String, (Vec<u8>, u32)>,
     pub command: Vec<&'static str>,
 }
 
 const BUSYBOX: &str = "/bin/busybox";
-const APPLETS: [&str; 44] = [
+const APPLETS: [&str; 45] = [
     "[", "ash", "awk", "base64", "cat", "chmod", "chown", "cp", "cut", "date", "dd", "df", "echo", "env", "false",
     "grep", "head", "hostname", "httpd", "id", "ip", "kill", "ls", "mkdir", "mount", "mv", "nc", "nslookup", "ping",
     "printf", "ps", "rm", "sed", "seq", "sh", "sleep", "stat", "tail", "tar", "test", "touch", "true", "wc", "wget",
@@ -41,10 +42,31 @@ httpd -f -p \"${PORT:-80}\" -h /tmp/www &
 wait
 ";
 
+/// Programs of this machine for the image of tools. The static busybox cannot resolve names as ordinary programs do.
+const TOOLS: [&str; 2] = ["curl", "getent"];
+
+/// The tools with the libraries that they are linked with, at the paths where they look for them.
+fn tools() -> Result<BTreeMap<String, (Vec<u8>, u32)>> {
+    let mut files = BTreeMap::new();
+    for tool in TOOLS {
+        let program = Path::new("/usr/bin").join(tool);
+        let output = Command::new("ldd").arg(&program).output().context("cannot run ldd")?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let libraries = text.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from);
+        for file in std::iter::once(program).chain(libraries) {
+            let content = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+            files.insert(file.to_string_lossy().trim_start_matches('/').to_owned(), (content, 0o755));
+        }
+    }
+    files.insert("etc/nsswitch.conf".to_owned(), (b"hosts: files dns\n".to_vec(), 0o644));
+    Ok(files)
+}
+
 /// The images of the end-to-end test.
-pub fn test_images() -> Vec<Image> {
-    let script = |path: &'static str, text: &str| BTreeMap::from([(path, (text.as_bytes().to_vec(), 0o755))]);
-    vec![
+pub fn test_images() -> Result<Vec<Image>> {
+    let script =
+        |path: &'static str, text: &str| BTreeMap::from([(path.to_owned(), (text.as_bytes().to_vec(), 0o755))]);
+    Ok(vec![
         Image { reference: "registry.k8s.io/pause:3.10", files: script("pause", PAUSE), command: vec!["/pause"] },
         Image { reference: "docker.io/library/busybox:1", files: BTreeMap::new(), command: vec!["sh"] },
         Image { reference: "docker.io/coxswain/web:1", files: script("web", WEB), command: vec!["/web"] },
@@ -53,7 +75,8 @@ pub fn test_images() -> Vec<Image> {
             files: script("web", &format!("{WEB}\n# 2\n")),
             command: vec!["/web"],
         },
-    ]
+        Image { reference: "docker.io/coxswain/tools:1", files: tools()?, command: vec!["sh"] },
+    ])
 }
 
 /// Writes each image's tar into `dir` and returns the paths.

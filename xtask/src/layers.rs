@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 
 /// Each of our crates and which of ours it may depend on.
-const MAY_USE: [(&str, &[&str]); 12] = [
+const MAY_USE: [(&str, &[&str]); 13] = [
     ("apimachinery", &[]),
     ("store", &[]),
     ("streaming", &[]),
@@ -34,6 +34,7 @@ const MAY_USE: [(&str, &[&str]); 12] = [
             "network",
         ],
     ),
+    ("bench", &[]),
     ("xtask", &[]),
 ];
 

@@ -1,5 +1,6 @@
 //! Developer tasks: `cargo xtask <task> [arguments]`.
 
+mod bench;
 mod codegen;
 mod e2e;
 mod image;
@@ -20,7 +21,9 @@ tasks:
   protobuf [--check]  generate the protobuf field numbers of apimachinery
   layers              check the arrows between crates and the size of files
   e2e [--dev] [--keep] [--repeat=N] [filter]
-                      a real cluster, real containers, real kubectl: the end-to-end test";
+                      a real cluster, real containers, real kubectl: the end-to-end test
+  bench [--kubeconfig FILE] [--only NAME] [--record] [flags]
+                      the speed table, on a server of its own or on that of a kubeconfig; `--help` has the other flags";
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -32,6 +35,7 @@ fn main() -> Result<()> {
         "protobuf" => protobuf::run(rest),
         "layers" => layers::run(),
         "e2e" => e2e::run(rest),
+        "bench" => bench::run(rest),
         _ => bail!("no task {task:?}\n\n{USAGE}"),
     }
 }

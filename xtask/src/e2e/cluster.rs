@@ -92,7 +92,7 @@ impl Cluster {
 
     fn load_images(&self) -> Result<()> {
         let socket = self.socket();
-        for tar in image::write_all(&image::test_images(), &self.work.join("images"))? {
+        for tar in image::write_all(&image::test_images()?, &self.work.join("images"))? {
             let mut ctr = Command::new("ctr");
             ctr.arg("--address").arg(&socket).args(["--namespace", "k8s.io", "images", "import"]).arg(tar);
             let output = ctr.output().context("cannot run ctr")?;
