@@ -1,0 +1,86 @@
+//! The objects of the load: a pod as a Deployment's controller would make it, and a small config map.
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+pub const NAMESPACE: &str = "bench";
+
+/// A scheduler that nobody is, so that the pods stay as they are.
+const NO_SCHEDULER: &str = "bench-leaves-these-alone";
+
+pub fn pod_name(index: usize) -> String {
+    format!("web-7d4b9c6f5d-{index:05}")
+}
+
+pub fn pods() -> String {
+    format!("/api/v1/namespaces/{NAMESPACE}/pods")
+}
+
+pub fn pod_path(index: usize) -> String {
+    format!("/api/v1/namespaces/{NAMESPACE}/pods/{}", pod_name(index))
+}
+
+/// About 3.6 KB as stored: two containers with environment, resources and probes, labels, annotations, a volume.
+pub fn pod(index: usize) -> Bytes {
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {
+            "name": pod_name(index), "namespace": NAMESPACE,
+            "labels": {
+                "app.kubernetes.io/name": "web", "app.kubernetes.io/part-of": "shop", "pod-template-hash": "7d4b9c6f5d",
+                "shard": format!("s{}", index % 16),
+            },
+            "annotations": {
+                "prometheus.io/scrape": "true", "prometheus.io/port": "9102",
+                "checksum/config": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+            },
+        },
+        "spec": {
+            "schedulerName": NO_SCHEDULER,
+            "serviceAccountName": "default",
+            "containers": [web(), sidecar()],
+            "volumes": [{"name": "config", "configMap": {"name": "web"}}],
+        },
+    })
+    .to_string()
+    .into()
+}
+
+fn web() -> Value {
+    json!({
+        "name": "web", "image": "registry.example.com/shop/web:1.24.3",
+        "ports": [{"name": "http", "containerPort": 8080}],
+        "env": [
+            {"name": "LOG_LEVEL", "value": "info"},
+            {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+        ],
+        "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "256Mi"}},
+        "readinessProbe": {"httpGet": {"path": "/ready", "port": "http"}, "periodSeconds": 5},
+        "volumeMounts": [{"name": "config", "mountPath": "/etc/web"}],
+    })
+}
+
+fn sidecar() -> Value {
+    json!({
+        "name": "metrics", "image": "registry.example.com/shop/exporter:0.9.1",
+        "ports": [{"name": "metrics", "containerPort": 9102}],
+    })
+}
+
+/// Changes one annotation, so that no two states of a pod are the same.
+pub fn pod_patch(round: usize) -> String {
+    json!({"metadata": {"annotations": {"bench/round": round.to_string()}}}).to_string()
+}
+
+pub fn config_map_path(index: usize) -> String {
+    format!("/api/v1/namespaces/{NAMESPACE}/configmaps/settings-{index}?fieldManager=bench&force=true")
+}
+
+pub fn config_map(index: usize, round: usize) -> String {
+    json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": format!("settings-{index}"), "labels": {"app.kubernetes.io/name": "web"}},
+        "data": {"level": "info", "endpoint": "https://example.com/api", "round": round.to_string()},
+    })
+    .to_string()
+}
