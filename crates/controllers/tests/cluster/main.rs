@@ -1,5 +1,6 @@
 //! The controllers against the real API server.
 
+mod chaos;
 mod cluster_wide;
 mod support;
 mod workloads;

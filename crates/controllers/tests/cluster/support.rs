@@ -176,7 +176,7 @@ pub fn object<T: DeserializeOwned>(value: Value) -> T {
     serde_json::from_value(value).expect("a valid object")
 }
 
-/// Polls until `probe` gives something; panics with `what` after ten seconds.
+/// Polls until `probe` gives something; panics with `what` after half a minute (machines may be busy).
 pub async fn eventually<T, Fut>(what: &str, probe: impl Fn() -> Fut) -> T
 where
     Fut: Future<Output = Option<T>>,
@@ -186,8 +186,8 @@ where
         if let Some(found) = probe().await {
             return found;
         }
-        assert!(start.elapsed() < Duration::from_secs(10), "waited in vain for {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        assert!(start.elapsed() < Duration::from_secs(30), "waited in vain for {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
