@@ -39,4 +39,4 @@ kubectl patch service web -p '{"spec":{"sessionAffinity":"None"}}'
 kubectl scale deployment web --replicas=0
 eventually 30 is '' kubectl get endpoints web -o jsonpath='{.subsets[*].addresses[*].ip}'
 sleep 0.5
-refuses 'refused' from curl -sS -m 5 "http://$ip/"
+refuses 'curl: (7)' from curl -sS -m 5 "http://$ip/"

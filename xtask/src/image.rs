@@ -21,10 +21,11 @@ pub struct Image {
 }
 
 const BUSYBOX: &str = "/bin/busybox";
-const APPLETS: [&str; 45] = [
+const APPLETS: &[&str] = &[
     "[", "ash", "awk", "base64", "cat", "chmod", "chown", "cp", "cut", "date", "dd", "df", "echo", "env", "false",
     "grep", "head", "hostname", "httpd", "id", "ip", "kill", "ls", "mkdir", "mount", "mv", "nc", "nslookup", "ping",
-    "printf", "ps", "rm", "sed", "seq", "sh", "sleep", "stat", "tail", "tar", "test", "touch", "true", "wc", "wget",
+    "printenv", "printf", "ps", "rm", "sed", "seq", "sh", "sleep", "stat", "tail", "tar", "test", "touch", "true",
+    "wc", "wget",
 ];
 
 /// Runs until it is told to stop, and then stops at once.

@@ -20,7 +20,7 @@ tasks:
   codegen [--check]   generate the schema data of apimachinery from upstream's published OpenAPI
   protobuf [--check]  generate the protobuf field numbers of apimachinery
   layers              check the arrows between crates and the size of files
-  e2e [--dev] [--keep] [--repeat=N] [filter]
+  e2e [--dev | --binary=FILE] [--keep] [--repeat=N] [filter]
                       a real cluster, real containers, real kubectl: the end-to-end test
   bench [--kubeconfig FILE] [--only NAME] [--record] [flags]
                       the speed table, on a server of its own or on that of a kubeconfig; `--help` has the other flags";

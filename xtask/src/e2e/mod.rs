@@ -23,6 +23,8 @@ struct Options {
     filter: Option<String>,
     /// Build and run the unoptimised binary.
     dev: bool,
+    /// Test this program instead of building one.
+    binary: Option<PathBuf>,
     /// Leave the cluster running for a look.
     keep: bool,
     /// Times to run all of it, each on a new cluster.
@@ -30,20 +32,21 @@ struct Options {
 }
 
 pub fn run(args: &[String]) -> Result<()> {
-    let mut options = Options { filter: None, dev: false, keep: false, repeat: 1 };
+    let mut options = Options { filter: None, dev: false, binary: None, keep: false, repeat: 1 };
     for arg in args {
         match arg.as_str() {
             "--dev" => options.dev = true,
             "--keep" => options.keep = true,
+            flag if flag.starts_with("--binary=") => options.binary = Some(PathBuf::from(&flag["--binary=".len()..])),
             flag if flag.starts_with("--repeat=") => {
                 options.repeat = flag["--repeat=".len()..].parse().context("--repeat=N")?
             }
-            flag if flag.starts_with('-') => bail!("unknown flag {flag}; there are --dev, --keep and --repeat=N"),
+            flag if flag.starts_with('-') => bail!("unknown flag {flag}; there are --dev, --binary=FILE, --keep and --repeat=N"),
             filter => options.filter = Some(filter.to_owned()),
         }
     }
     host::install()?;
-    let binary = host::build(options.dev)?;
+    let binary = options.binary.clone().map_or_else(|| host::build(options.dev), Ok)?;
     let kubectls = host::kubectls()?;
     let work = crate::root().join("target/e2e");
     host::enter_private_network()?;
