@@ -17,8 +17,6 @@ const HOSTNAME: &str = "kubernetes.io/hostname";
 const ZONE: &str = "topology.kubernetes.io/zone";
 /// The score of a node that cannot be compared, until it is normalised.
 const IGNORED: i64 = i64::MIN;
-/// Less skewed than any constraint forbids.
-const NO_DOMAINS: i64 = i64::MAX / 2;
 
 pub struct PodTopologySpread;
 
@@ -124,7 +122,7 @@ fn limits<'a>(pod: &PodInfo, cluster: &'a Cluster, required: &[Spread]) -> Vec<L
         }
         let present = sums.iter().zip(&eligible).filter(|(_, eligible)| **eligible).map(|(sum, _)| *sum);
         let domains = eligible.iter().filter(|eligible| **eligible).count() as i64;
-        let least = if domains < spread.min_domains { 0 } else { present.min().unwrap_or(NO_DOMAINS) };
+        let least = if domains < spread.min_domains { 0 } else { present.min().unwrap_or(0) };
         let own = spread.pods.matches(&class.namespace, &class.labels, &cluster.namespaces).into();
         Limit { column, max_skew: spread.max_skew, sums, least, own }
     };
