@@ -40,6 +40,8 @@ const TOGETHER: &[Scenario] = scenarios![
     termination_is_graceful,
     deadlines_end_pods,
     users_and_groups,
+    lost_sandboxes_are_replaced,
+    memory_limits_hold,
 ];
 
 /// Measure, or disturb everybody else.
@@ -91,6 +93,11 @@ fn container(name: &str, script: &str) -> Value {
 
 /// Ends at once when told to.
 const FOREVER: &str = "trap 'exit 0' TERM; while :; do sleep 0.1; done";
+
+/// A shell that has only just started needs a moment until it would notice a signal.
+async fn trap_set() {
+    tokio::time::sleep(Duration::from_millis(500)).await;
+}
 
 fn phase(machine: &Machine, name: &str) -> String {
     let pod = machine.pod(name).unwrap_or_default();
@@ -155,6 +162,7 @@ async fn a_pod_runs_and_is_deleted(machine: &Machine) {
         assert!(events.contains(words), "{words} not in {events}");
     }
     let uid = pod["metadata"]["uid"].as_str().unwrap();
+    trap_set().await;
     machine.api.delete("pods", "default", "plain", 30);
     let begun = Instant::now();
     gone(machine, "plain", SOON).await;
@@ -453,6 +461,41 @@ async fn users_and_groups(machine: &Machine) {
     .await;
 }
 
+async fn lost_sandboxes_are_replaced(machine: &Machine) {
+    let spec = json!({"initContainers": [container("i", "true")], "containers": [container("a", FOREVER)]});
+    machine.create("lost", spec);
+    let before = in_phase(machine, "lost", "Running").await;
+    let sandbox = machine.store().get("default", "lost").unwrap().sandbox_id.clone().unwrap();
+    machine.runtime.stop_pod_sandbox(&sandbox).await.unwrap();
+    let after = eventually("running in a new sandbox", SOON, || {
+        let pod = machine.pod("lost").ok_or("gone")?;
+        let status = &pod["status"]["containerStatuses"][0];
+        if status["restartCount"].as_i64() >= Some(1) && status["ready"] == true {
+            Ok(pod)
+        } else {
+            Err(pod["status"].to_string())
+        }
+    })
+    .await;
+    assert_ne!(before["status"]["podIP"], after["status"]["podIP"]);
+    assert_eq!(after["status"]["podIPs"].as_array().unwrap().len(), 1);
+    assert_eq!(condition(&after, "Initialized"), "True/");
+    assert!(
+        machine
+            .events("lost")
+            .join("\n")
+            .contains("SandboxChanged Pod sandbox changed, it will be killed and re-created.")
+    );
+}
+
+async fn memory_limits_hold(machine: &Machine) {
+    let mut greedy = container("a", "tail /dev/zero");
+    greedy["resources"] = json!({"limits": {"memory": "20Mi"}});
+    machine.create("greedy", json!({"restartPolicy": "Never", "containers": [greedy]}));
+    let pod = in_phase(machine, "greedy", "Failed").await;
+    assert_eq!(pod["status"]["containerStatuses"][0]["state"]["terminated"]["reason"], "OOMKilled");
+}
+
 async fn one_pod_is_quick(machine: &Machine) {
     let mut times = Vec::new();
     for round in 0..5 {
@@ -461,8 +504,7 @@ async fn one_pod_is_quick(machine: &Machine) {
         machine.create(&name, json!({"containers": [container("a", FOREVER)]}));
         in_phase(machine, &name, "Running").await;
         let up = begun.elapsed();
-        // The shell needs a moment to set its trap.
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        trap_set().await;
         let begun = Instant::now();
         machine.api.delete("pods", "default", &name, 30);
         gone(machine, &name, SOON).await;

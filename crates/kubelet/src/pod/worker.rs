@@ -321,13 +321,15 @@ impl Worker {
             Action::StopSandboxes => {
                 let grace = Duration::from_secs(podutil::grace_seconds(pod).unsigned_abs());
                 let mut told = stop::Told::default();
+                stop::stop_pod(&self.shared, pod, &self.observed, grace, &mut told).await
+            }
+            Action::CreateSandbox { attempt } => {
                 if !self.observed.sandboxes.is_empty() {
                     let message = "Pod sandbox changed, it will be killed and re-created.";
                     self.shared.recorder.event(&podutil::pod_ref(pod), EventType::Normal, "SandboxChanged", message);
                 }
-                stop::stop_pod(&self.shared, pod, &self.observed, grace, &mut told).await
+                sandbox::create(self, pod, attempt).await
             }
-            Action::CreateSandbox { attempt } => sandbox::create(self, pod, attempt).await,
             Action::Kill { id, name, reason, message } => {
                 let grace = stop::grace_of(pod, &name, reason);
                 let mut told = stop::Told::default();
