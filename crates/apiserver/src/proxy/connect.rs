@@ -5,8 +5,10 @@ use http::Request;
 
 use super::{Links, logs, stream};
 use crate::admission::Operation;
+use crate::authz::{Decision, forbidden};
 use crate::http::{Body, Response, respond};
 use crate::registry::connect_admission;
+use crate::request::RequestInfo;
 use crate::server::{ApiServer, Call};
 use crate::strategy::connect::{Ask, Connection};
 
@@ -15,6 +17,7 @@ pub async fn connect(server: &ApiServer, mut call: Call, body: Body) -> Result<R
     if call.row.subresource(&call.info.subresource).is_none() {
         return Err(StatusError::no_such_path());
     }
+    authorize_session(server, &call)?;
     connect_admission(server, &mut call, Operation::Connect)?;
     let path = proxied_path(&call);
     let strategy = server.strategies.get(&call.row).ok_or_else(StatusError::no_such_path)?;
@@ -52,6 +55,20 @@ pub async fn connect(server: &ApiServer, mut call: Call, body: Body) -> Result<R
         call.head.uri.host().map(str::to_owned).or_else(|| call.header(http::header::HOST).map(str::to_owned));
     let links = Links { prefix, target_host: target.authority(), request_host: request_host.unwrap_or_default() };
     Ok(super::forward(Request::from_parts(call.head, body), target, &path, links).await)
+}
+
+/// A WebSocket begins with GET, but does as much as the POST of other clients: who opens a session must have the right to
+/// `create` one (upstream's `AuthorizePodWebsocketUpgradeCreatePermission`).
+fn authorize_session(server: &ApiServer, call: &Call) -> Result<()> {
+    let is_session = matches!(call.info.subresource.as_str(), "exec" | "attach" | "portforward");
+    if !is_session || call.info.verb == "create" {
+        return Ok(());
+    }
+    let info = RequestInfo { verb: "create".to_owned(), ..call.info.clone() };
+    match server.authorizer.authorize(&call.user, &info) {
+        Decision::Allow { .. } => Ok(()),
+        Decision::NoOpinion { reason } | Decision::Deny { reason } => Err(forbidden(&call.user, &info, &reason)),
+    }
 }
 
 /// The path behind `/proxy`, leading slash included; empty if the URL ends there.

@@ -47,8 +47,11 @@ impl Server {
                 runtime.exec(ExecRequest { container_id, cmd, tty, stdin, stdout, stderr }).await
             }
             Session::Attach(path) => {
-                let Streams { stdin, stdout, stderr, tty } = Streams::from_query(query)?;
+                let Streams { stdin, stdout, stderr, .. } = Streams::from_query(query)?;
                 let container_id = self.running_container(&path)?;
+                // Whether the process has a terminal was settled when it started. A client that expects otherwise is refused by
+                // the runtime; kubectl then shows the logs instead.
+                let tty = self.container_has_tty(&path);
                 runtime.attach(AttachRequest { container_id, stdin, tty, stdout, stderr }).await
             }
             Session::PortForward { namespace, pod, uid } => {
@@ -62,6 +65,14 @@ impl Server {
             }
         };
         pass_on(request, &url.map_err(Refusal::runtime)?).await
+    }
+
+    fn container_has_tty(&self, path: &ContainerPath) -> bool {
+        let Some(record) = self.parts.pods.get(&path.namespace, &path.pod) else { return false };
+        let Some(spec) = &record.pod.spec else { return false };
+        let main = spec.containers.iter().chain(spec.init_containers.iter().flatten()).map(|c| (&c.name, c.tty));
+        let ephemeral = spec.ephemeral_containers.iter().flatten().map(|c| (&c.name, c.tty));
+        main.chain(ephemeral).any(|(name, tty)| *name == path.container && tty == Some(true))
     }
 
     /// Runs a command to its end and answers its output (`/run`).
