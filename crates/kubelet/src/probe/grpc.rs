@@ -71,3 +71,63 @@ async fn check(host: &str, port: u16, service: String) -> Outcome {
         Err(status) => Outcome::Failure(format!("error: health rpc failed: {}", status.message())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ::http::{HeaderMap, HeaderValue, Request, Response};
+    use http_body_util::{BodyExt as _, StreamBody};
+    use hyper::body::{Bytes, Frame, Incoming};
+    use prost::Message as _;
+
+    /// A health service that knows one service, `up`, and says of every other that it does not serve.
+    async fn server() -> u16 {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let service = hyper::service::service_fn(answer);
+                let server = hyper::server::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new());
+                tokio::spawn(server.serve_connection(TokioIo::new(stream), service));
+            }
+        });
+        port
+    }
+
+    async fn answer(
+        request: Request<Incoming>,
+    ) -> Result<
+        Response<impl hyper::body::Body<Data = Bytes, Error = std::convert::Infallible>>,
+        std::convert::Infallible,
+    > {
+        let known = request.uri().path() == CHECK;
+        let message = request.into_body().collect().await.unwrap().to_bytes();
+        let asked = HealthCheckRequest::decode(&message[5..]).unwrap();
+        let status = if asked.service == "up" { SERVING } else { 2 };
+        let reply = HealthCheckResponse { status }.encode_to_vec();
+        let mut framed = vec![0, 0, 0, 0, u8::try_from(reply.len()).unwrap()];
+        framed.extend(reply);
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-status", HeaderValue::from_static(if known { "0" } else { "12" }));
+        let frames = [Ok(Frame::data(Bytes::from(framed))), Ok(Frame::trailers(trailers))];
+        let mut response = Response::new(StreamBody::new(futures::stream::iter(frames)));
+        response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+        Ok(response)
+    }
+
+    #[tokio::test]
+    async fn only_serving_is_success() {
+        let port = server().await;
+        let ask = |service: &str| probe("127.0.0.1", port, service.to_owned(), Duration::from_secs(5));
+        assert_eq!(ask("up").await, Outcome::Success);
+        let down = Outcome::Failure("service unhealthy (responded with \"NOT_SERVING\")".to_owned());
+        assert_eq!(ask("down").await, down);
+    }
+
+    #[tokio::test]
+    async fn a_closed_port_is_a_failure_not_an_error() {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let outcome = probe("127.0.0.1", port, String::new(), Duration::from_secs(5)).await;
+        assert!(matches!(outcome, Outcome::Failure(text) if text.contains("connection refused")));
+    }
+}
