@@ -44,15 +44,16 @@ Y
 rm -f /tmp/coxswain-e2e-host/prestop
 ready pod/full
 in_pod() { kubectl exec full -c main -- "$@"; }
+variable() { in_pod sh -c "echo \$$1"; }
 says 'started hello' kubectl logs full -c main
 is 'one
 two' in_pod cat /shared/init
 is side in_pod cat /shared/side
-is hello-full in_pod printenv COMBINED
-is s3cret in_pod printenv PASSWORD
-is hello in_pod printenv C_greeting
-is 1 in_pod printenv CPU_LIMIT
-is "$(kubectl get pod full -o jsonpath='{.status.podIP}')" in_pod printenv POD_IP
+is hello-full variable COMBINED
+is s3cret variable PASSWORD
+is hello variable C_greeting
+is 1 variable CPU_LIMIT
+is "$(kubectl get pod full -o jsonpath='{.status.podIP}')" variable POD_IP
 is content in_pod cat /conf/file.txt
 is s3cret in_pod cat /keys/password
 is 400 in_pod stat -L -c %a /keys/password

@@ -6,12 +6,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use apimachinery::resource::{ResourceRow, ResourceTable};
 use apimachinery::status::{Result, StatusError};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use http::request::Parts;
 use http::{HeaderMap, header};
-use http_body_util::{BodyExt as _, Limited};
+use http_body::Body as _;
+use http_body_util::BodyExt as _;
 use parking_lot::RwLock;
 use rustls::pki_types::CertificateDer;
 use tokio::sync::Semaphore;
@@ -29,10 +30,13 @@ use crate::proxy::Dialer;
 use crate::request::{RequestInfo, UserInfo};
 use crate::strategy::{Settings, Strategies};
 use crate::view::View;
+use crate::warnings::Warnings;
 use crate::{health, nonresource, registry};
 
 /// Upstream's limit on request bodies.
 pub const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
+/// A body that goes on beyond this is cut off.
+const MAX_DISCARDED_BYTES: usize = 4 * MAX_BODY_BYTES;
 /// Upstream's `--request-timeout`; watches, logs and other streams are exempt.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// Upstream's `--max-requests-inflight` and `--max-mutating-requests-inflight`.
@@ -93,6 +97,7 @@ impl std::ops::Deref for ApiServer {
 }
 
 /// One authorised request for a resource, on its way through the registry.
+#[derive(Clone)]
 pub struct Call {
     pub user: Arc<UserInfo>,
     pub info: RequestInfo,
@@ -100,7 +105,7 @@ pub struct Call {
     pub query: Query,
     pub accepted: Accepted,
     pub head: Parts,
-    pub warnings: Vec<String>,
+    pub warnings: Warnings,
 }
 
 impl Call {
@@ -157,10 +162,12 @@ impl ApiServer {
         let info = request_info(&head.method, head.uri.path(), &query);
         let audit_id = header_text(&head.headers, header::HeaderName::from_static("audit-id")).map(str::to_owned);
         let label = self.metrics.label(&info);
-        let mut response = match self.checked(head, body, query, info, caller).await {
+        let warnings = Warnings::default();
+        let mut response = match self.checked(head, body, query, info, caller, warnings.clone()).await {
             Ok(response) => response,
             Err(error) => respond::error(&error),
         };
+        respond::add_warnings(&mut response, &warnings.take());
         let audit_id = audit_id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
         if let Ok(value) = audit_id.parse() {
             response.headers_mut().insert("audit-id", value);
@@ -176,6 +183,7 @@ impl ApiServer {
         query: Query,
         info: RequestInfo,
         caller: Caller,
+        warnings: Warnings,
     ) -> Result<Response> {
         let user = self.authenticate(&head.headers, &caller)?;
         let user = self.impersonate(user, &head.headers)?;
@@ -191,7 +199,7 @@ impl ApiServer {
         } else {
             negotiate::accept(header_text(&head.headers, header::ACCEPT))?
         };
-        let call = Call { user, info, row, query, accepted, head, warnings: Vec::new() };
+        let call = Call { user, info, row, query, accepted, head, warnings };
         let work = Box::pin(registry::dispatch(self, call, body));
         if streams {
             return work.await;
@@ -250,17 +258,28 @@ where
     error.into()
 }
 
-/// Reads a body of at most upstream's limit.
-pub async fn collect(body: Body) -> Result<Bytes> {
-    // Named and boxed: the compiler cannot prove the anonymous future `Send` for every lifetime of the error's box.
-    let whole: BoxFuture<'static, _> = Box::pin(Limited::new(body, MAX_BODY_BYTES).collect());
-    match whole.await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<http_body_util::LengthLimitError>() => {
-            Err(StatusError::request_too_large(format!("limit is {MAX_BODY_BYTES}")))
+/// Reads a body of at most upstream's limit. What is sent beyond it is read and dropped, within reason: a client that is still
+/// sending would otherwise see its connection break, and not the answer.
+pub async fn collect(mut body: Body) -> Result<Bytes> {
+    let mut collected = BytesMut::new();
+    let mut total = 0;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|e| StatusError::bad_request(format!("unable to read the request body: {e}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        total += data.len();
+        if total <= MAX_BODY_BYTES {
+            if collected.is_empty() && body.is_end_stream() {
+                return Ok(data);
+            }
+            collected.extend_from_slice(&data);
+        } else if total > MAX_DISCARDED_BYTES {
+            break;
         }
-        Err(error) => Err(StatusError::bad_request(format!("unable to read the request body: {error}"))),
     }
+    if total > MAX_BODY_BYTES {
+        return Err(StatusError::request_too_large(format!("limit is {MAX_BODY_BYTES}")));
+    }
+    Ok(collected.freeze())
 }
 
 /// Subresources that connect to something else and stream.
