@@ -123,6 +123,17 @@ pub async fn run(context: Context, config: Config) {
     }
 }
 
+/// Runs the controllers while this process holds the lease of `election`: for clusters of several servers, of which one
+/// acts. Returns on shutdown, or when leadership was lost and the controllers have stopped; the process should then end,
+/// as upstream's does, and start anew with fresh caches.
+pub async fn run_as_leader(context: Context, config: Config, election: client::Election) {
+    let (client, shutdown) = (context.client.clone(), context.shutdown.clone());
+    let work = |lost| run(Context { shutdown: lost, ..context }, config);
+    if client::leader::lead(client, election, shutdown, work).await {
+        tracing::error!("leadership was lost, the controllers have stopped");
+    }
+}
+
 /// How long work in hand may take after shutdown was asked for.
 const DRAIN: std::time::Duration = std::time::Duration::from_secs(5);
 

@@ -159,12 +159,12 @@ impl<'a> Step<'a> {
         status::set(&mut self.conditions, noted);
     }
 
-    /// The deployment's size has changed since an active set was last scaled.
+    /// The deployment's size has changed since an active set was last scaled. Where pods are recreated and two sets are
+    /// active, the rollout itself settles their sizes.
     fn is_scaling(&self) -> bool {
-        self.slots.iter().any(|slot| {
-            replicas_of(&slot.seen) > 0
-                && revision::desired_of(&slot.seen).is_some_and(|desired| desired != self.wish.replicas)
-        })
+        let mut active = self.slots.iter().filter(|slot| replicas_of(&slot.seen) > 0);
+        let stale = |slot: &Slot| revision::desired_of(&slot.seen).is_some_and(|desired| desired != self.wish.replicas);
+        if self.wish.rolling || active.clone().count() < 2 { active.any(stale) } else { false }
     }
 
     fn resize(&mut self, index: usize, replicas: i32) {

@@ -172,6 +172,18 @@ fn recreating_waits_for_the_old_pods() {
 }
 
 #[test]
+fn recreating_settles_two_sets_that_run_at_once() {
+    let mut world = world("replicas: 2, strategy: { type: Recreate }");
+    world.play();
+    world.set_image("v2");
+    world.play();
+    world.sets[0].spec.replicas = Some(1);
+    world.pods_follow();
+    world.scale(3);
+    assert!(world.play().ends_with("0/3"));
+}
+
+#[test]
 fn scaling_during_a_rollout_is_proportional_and_the_rollout_goes_on() {
     let mut world = world("replicas: 10, strategy: { rollingUpdate: { maxSurge: 3, maxUnavailable: 2 } }");
     world.play();
