@@ -6,7 +6,7 @@
 use std::sync::{Arc, OnceLock};
 
 use apimachinery::Value;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use serde::Deserialize;
 use store::Revision;
 
@@ -17,6 +17,8 @@ pub type Entry = Arc<store::Entry<Object>>;
 #[derive(Debug)]
 pub struct Object {
     json: Bytes,
+    /// What [`splice`] put in, so that what was committed can be had back; empty where nothing was.
+    spliced: std::ops::Range<u32>,
     meta: OnceLock<Meta>,
 }
 
@@ -59,6 +61,21 @@ impl Object {
         self.meta.get_or_init(|| serde_json::from_slice::<Outer>(&self.json).map(|o| o.metadata).unwrap_or_default())
     }
 
+    /// Puts `"resourceVersion":"N"` between `head`, which ends where `metadata` begins, and `tail`.
+    fn spliced(head: &[u8], tail: &[u8], revision: Revision) -> Self {
+        let mut digits = [0; 20];
+        let version = decimal(revision, &mut digits);
+        let end: &[u8] = if tail.first() == Some(&b'}') { b"\"" } else { b"\"," };
+        let start = head.len();
+        let len = VERSION.len() + version.len() + end.len();
+        let mut json = Vec::with_capacity(start + len + tail.len());
+        for piece in [head, VERSION, version, end, tail] {
+            json.extend_from_slice(piece);
+        }
+        let place = |at: usize| u32::try_from(at).expect("an object is far smaller than 4 GiB");
+        Object { json: json.into(), spliced: place(start)..place(start + len), meta: OnceLock::new() }
+    }
+
     /// The whole object, parsed. For write paths and controllers of the server itself; no read path calls it.
     pub fn value(&self) -> Value {
         serde_json::from_slice(&self.json).unwrap_or_default()
@@ -67,43 +84,42 @@ impl Object {
 
 impl store::Value for Object {
     fn committed(bytes: Bytes, revision: Revision) -> Self {
-        Object { json: splice(&bytes, revision), meta: OnceLock::new() }
+        match find(&bytes, METADATA) {
+            Some(at) => {
+                let at = at + METADATA.len();
+                Object::spliced(&bytes[..at], &bytes[at..], revision)
+            }
+            None => Object { json: bytes, spliced: 0..0, meta: OnceLock::new() },
+        }
     }
 
     fn deleted(&self, revision: Revision) -> Self {
-        Object { json: replace(&self.json, revision), meta: OnceLock::new() }
+        if self.spliced.is_empty() {
+            return Object { json: self.json.clone(), spliced: 0..0, meta: OnceLock::new() };
+        }
+        let [head, tail] = self.stored();
+        Object::spliced(head, tail, revision)
+    }
+
+    fn stored(&self) -> [&[u8]; 2] {
+        [&self.json[..self.spliced.start as usize], &self.json[self.spliced.end as usize..]]
     }
 }
 
 const METADATA: &[u8] = b"\"metadata\":{";
 const VERSION: &[u8] = b"\"resourceVersion\":\"";
 
-/// Puts `"resourceVersion":"N"` first into `metadata`.
-fn splice(bytes: &[u8], revision: Revision) -> Bytes {
-    let Some(start) = find(bytes, METADATA) else { return Bytes::copy_from_slice(bytes) };
-    let (head, tail) = bytes.split_at(start + METADATA.len());
-    let mut out = BytesMut::with_capacity(bytes.len() + VERSION.len() + 22);
-    out.extend_from_slice(head);
-    out.extend_from_slice(VERSION);
-    out.extend_from_slice(revision.to_string().as_bytes());
-    out.extend_from_slice(if tail.first() == Some(&b'}') { b"\"" } else { b"\"," });
-    out.extend_from_slice(tail);
-    out.freeze()
-}
-
-/// Exchanges the spliced version for another: the last state of a deleted object carries the revision of its deletion.
-fn replace(json: &[u8], revision: Revision) -> Bytes {
-    let Some(start) = find(json, METADATA).map(|at| at + METADATA.len()) else { return Bytes::copy_from_slice(json) };
-    let rest = &json[start..];
-    let Some(tail) = rest.strip_prefix(VERSION).and_then(|v| find(v, b"\"").map(|end| &v[end..])) else {
-        return Bytes::copy_from_slice(json);
-    };
-    let mut out = BytesMut::with_capacity(json.len() + 22);
-    out.extend_from_slice(&json[..start]);
-    out.extend_from_slice(VERSION);
-    out.extend_from_slice(revision.to_string().as_bytes());
-    out.extend_from_slice(tail);
-    out.freeze()
+/// `number` in decimal, in the last bytes of `digits`.
+fn decimal(mut number: u64, digits: &mut [u8; 20]) -> &[u8] {
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            return &digits[at..];
+        }
+    }
 }
 
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
@@ -167,12 +183,15 @@ mod tests {
             "metadata": {"name": "x", "resourceVersion": "7", "labels": {"l": "v"}},
         });
         let stored = encode(&object);
-        let committed = Object::committed(stored, 42);
+        let committed = Object::committed(stored.clone(), 42);
         assert_eq!(apimachinery::meta::resource_version(&committed.value()), "42");
         assert_eq!(committed.meta().label("l"), Some("v"));
         let gone = committed.deleted(1000);
         assert_eq!(apimachinery::meta::resource_version(&gone.value()), "1000");
         assert_eq!(gone.value()["data"], object["data"]);
+        for state in [&committed, &gone] {
+            assert_eq!(state.stored().concat(), stored);
+        }
     }
 
     #[test]

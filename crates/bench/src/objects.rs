@@ -20,7 +20,7 @@ pub fn pod_path(index: usize) -> String {
     format!("/api/v1/namespaces/{NAMESPACE}/pods/{}", pod_name(index))
 }
 
-/// About 3.6 KB as stored: two containers with environment, resources and probes, labels, annotations, a volume.
+/// About 3.6 KB as stored: a container with environment, resources and a probe, labels, annotations, the volume of its token.
 pub fn pod(index: usize) -> Bytes {
     json!({
         "apiVersion": "v1", "kind": "Pod",
@@ -38,8 +38,7 @@ pub fn pod(index: usize) -> Bytes {
         "spec": {
             "schedulerName": NO_SCHEDULER,
             "serviceAccountName": "default",
-            "containers": [web(), sidecar()],
-            "volumes": [{"name": "config", "configMap": {"name": "web"}}],
+            "containers": [web()],
         },
     })
     .to_string()
@@ -56,14 +55,6 @@ fn web() -> Value {
         ],
         "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "256Mi"}},
         "readinessProbe": {"httpGet": {"path": "/ready", "port": "http"}, "periodSeconds": 5},
-        "volumeMounts": [{"name": "config", "mountPath": "/etc/web"}],
-    })
-}
-
-fn sidecar() -> Value {
-    json!({
-        "name": "metrics", "image": "registry.example.com/shop/exporter:0.9.1",
-        "ports": [{"name": "metrics", "containerPort": 9102}],
     })
 }
 

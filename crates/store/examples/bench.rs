@@ -9,7 +9,7 @@ use bytes::Bytes;
 use store::{Durability, Op, Options, Range, Revision, Store, Txn, Value};
 
 /// What an API server does at the least: keep the bytes.
-struct Plain(#[allow(dead_code, reason = "kept as a server would")] Bytes);
+struct Plain(Bytes);
 
 impl Value for Plain {
     fn committed(bytes: Bytes, _: Revision) -> Self {
@@ -18,6 +18,10 @@ impl Value for Plain {
 
     fn deleted(&self, _: Revision) -> Self {
         Plain(self.0.clone())
+    }
+
+    fn stored(&self) -> [&[u8]; 2] {
+        [&self.0, &[]]
     }
 }
 

@@ -15,7 +15,7 @@ use crate::log::new_header;
 use crate::record::{HEADER_LEN, Header, Kind, Writer};
 use crate::recovery::checkpoint_name;
 use crate::state::State;
-use crate::{Error, Revision};
+use crate::{Error, Revision, Value};
 
 /// Entries per look at the index, to keep the time under the lock short.
 const PAGE: usize = 256;
@@ -34,7 +34,7 @@ pub(crate) struct Checkpoint<V> {
     pub stop: Arc<AtomicBool>,
 }
 
-impl<V> Checkpoint<V> {
+impl<V: Value> Checkpoint<V> {
     /// Returns the length of the file. `sync_log` makes the log durable: the checkpoint may hold relaxed writes, and must
     /// not outlive writes that came before them.
     pub(crate) fn run(self, sync_log: impl FnOnce() -> Result<(), Error>) -> Result<u64, Error> {

@@ -84,4 +84,6 @@ pub trait Value: Send + Sync + 'static {
     fn committed(bytes: bytes::Bytes, revision: Revision) -> Self;
     /// The form that watchers see of a value deleted at `revision`.
     fn deleted(&self, revision: Revision) -> Self;
+    /// What was committed, byte for byte, as pieces that are put together; so the store need not keep it a second time.
+    fn stored(&self) -> [&[u8]; 2];
 }

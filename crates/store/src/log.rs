@@ -14,7 +14,7 @@ use std::sync::Arc;
 use crate::disk::{Disk, DiskFile};
 use crate::record::{HEADER_LEN, Header, Kind, Writer};
 use crate::recovery::{Recovered, Tail, checkpoint_name, segment_name};
-use crate::{Error, Event, Options, Revision};
+use crate::{Error, Event, Options, Revision, Value};
 
 /// Relaxed transactions that may be unsynced at once. After a crash the revision is advanced by as many, so that none
 /// that somebody may have seen is ever used for something else.
@@ -92,7 +92,7 @@ impl Log {
     /// Appends transactions in order; with `sync` they, and all before them, are durable when it returns.
     ///
     /// On an error none of them counts as written; the next call tries again in a new segment.
-    pub(crate) fn append<V>(&mut self, transactions: &[Entry<'_, V>], sync: bool) -> Result<(), Error> {
+    pub(crate) fn append<V: Value>(&mut self, transactions: &[Entry<'_, V>], sync: bool) -> Result<(), Error> {
         let Some(last) = transactions.last() else { return Ok(()) };
         self.ready()?;
         let mut bytes = Vec::new();

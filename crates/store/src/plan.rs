@@ -123,8 +123,8 @@ fn put<V: Value>(key: &str, bytes: Bytes, previous: Option<&Entry<V>>, revision:
     Entry {
         // All versions of a key share its one allocation.
         key: previous.map_or_else(|| key.into(), |previous| previous.key.clone()),
-        value: V::committed(bytes.clone(), revision),
-        bytes,
+        len: u32::try_from(bytes.len()).expect("a transaction is smaller than 4 GiB"),
+        value: V::committed(bytes, revision),
         create_revision: previous.map_or(revision, |previous| previous.create_revision),
         mod_revision: revision,
         version: previous.map_or(1, |previous| previous.version + 1),
@@ -135,7 +135,7 @@ fn tombstone<V: Value>(previous: &Entry<V>, revision: Revision) -> Entry<V> {
     Entry {
         key: previous.key.clone(),
         value: previous.value.deleted(revision),
-        bytes: previous.bytes.clone(),
+        len: previous.len,
         create_revision: previous.create_revision,
         mod_revision: revision,
         version: previous.version + 1,

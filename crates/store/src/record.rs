@@ -16,7 +16,7 @@
 //! key         len u32 · UTF-8
 //! ```
 
-use crate::{Change, Entry, Event, Revision};
+use crate::{Change, Entry, Event, Revision, Value};
 
 pub(crate) const HEADER_LEN: usize = 48;
 pub(crate) const FRAME_LEN: usize = 8;
@@ -200,7 +200,7 @@ pub(crate) struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    pub(crate) fn transaction<V>(&mut self, revision: Revision, events: &[impl AsRef<Event<V>>]) {
+    pub(crate) fn transaction<V: Value>(&mut self, revision: Revision, events: &[impl AsRef<Event<V>>]) {
         self.frame(revision, 1, |out| {
             out.extend(count(events.len()).to_le_bytes());
             for event in events {
@@ -226,7 +226,7 @@ impl Writer<'_> {
         self.frame(revision, 3, |_| {});
     }
 
-    pub(crate) fn entries<V>(&mut self, revision: Revision, entries: &[impl AsRef<Entry<V>>]) {
+    pub(crate) fn entries<V: Value>(&mut self, revision: Revision, entries: &[impl AsRef<Entry<V>>]) {
         self.frame(revision, 4, |out| {
             out.extend(count(entries.len()).to_le_bytes());
             for entry in entries {
@@ -277,11 +277,14 @@ fn checksum(salt: u32, len: [u8; 4], payload: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c_append(salt, &len), payload)
 }
 
-fn put<V>(out: &mut Vec<u8>, entry: &Entry<V>) {
+fn put<V: Value>(out: &mut Vec<u8>, entry: &Entry<V>) {
     bytes(out, entry.key.as_bytes());
     out.extend(entry.create_revision.to_le_bytes());
     out.extend(entry.version.to_le_bytes());
-    bytes(out, &entry.bytes);
+    out.extend(entry.len.to_le_bytes());
+    for piece in entry.value.stored() {
+        out.extend(piece);
+    }
 }
 
 fn bytes(out: &mut Vec<u8>, bytes: &[u8]) {

@@ -147,7 +147,7 @@ fn entries<V: Value>(loaded: HashMap<Box<str>, Loaded>) -> Vec<Arc<Entry<V>>> {
         Arc::new(Entry {
             key: Arc::from(&**key),
             value: V::committed(loaded.bytes.clone(), loaded.mod_revision),
-            bytes: loaded.bytes.clone(),
+            len: u32::try_from(loaded.bytes.len()).expect("a transaction is smaller than 4 GiB"),
             create_revision: loaded.create_revision,
             mod_revision: loaded.mod_revision,
             version: loaded.version,

@@ -11,10 +11,10 @@ use crate::Revision;
 /// One committed version of a key. Immutable and shared by the index, the history and every reader.
 pub struct Entry<V> {
     pub key: Arc<str>,
-    /// The caller's form of [`Entry::bytes`], made once.
+    /// The caller's form of what was committed, made once. For a tombstone: of the last bytes before the deletion.
     pub value: V,
-    /// What was committed, byte for byte. For a tombstone: the last bytes before the deletion.
-    pub bytes: Bytes,
+    /// Length in bytes of what was committed.
+    pub(crate) len: u32,
     /// Revision that made the key come into being.
     pub create_revision: Revision,
     /// Revision of this version.
@@ -26,7 +26,7 @@ pub struct Entry<V> {
 impl<V> Entry<V> {
     /// What the entry counts towards the quota, in bytes.
     pub(crate) fn size(&self) -> u64 {
-        (self.key.len() + self.bytes.len()) as u64
+        self.key.len() as u64 + u64::from(self.len)
     }
 }
 
@@ -34,7 +34,7 @@ impl<V> fmt::Debug for Entry<V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Entry")
             .field("key", &self.key)
-            .field("bytes", &self.bytes.len())
+            .field("len", &self.len)
             .field("create_revision", &self.create_revision)
             .field("mod_revision", &self.mod_revision)
             .field("version", &self.version)

@@ -11,15 +11,19 @@ use store::{Durability, Error, Op, Options, Range, Revision, Store, Txn, Value};
 const DIRECTORY: &str = "STORE_KILL_TEST_DIRECTORY";
 const KILLS: u64 = 30;
 
-struct Plain;
+struct Plain(Bytes);
 
 impl Value for Plain {
-    fn committed(_: Bytes, _: Revision) -> Self {
-        Plain
+    fn committed(bytes: Bytes, _: Revision) -> Self {
+        Plain(bytes)
     }
 
     fn deleted(&self, _: Revision) -> Self {
-        Plain
+        Plain(self.0.clone())
+    }
+
+    fn stored(&self) -> [&[u8]; 2] {
+        [&self.0, &[]]
     }
 }
 
@@ -87,7 +91,7 @@ fn nothing_acknowledged_is_lost_to_kill_9() {
         for (writer, number) in newest.into_iter().enumerate() {
             let Some(number) = number else { continue };
             let entry = store.get(&format!("/{writer}")).expect("a committed key exists");
-            let found: u64 = std::str::from_utf8(&entry.bytes).unwrap().split(':').next().unwrap().parse().unwrap();
+            let found: u64 = std::str::from_utf8(&entry.value.0).unwrap().split(':').next().unwrap().parse().unwrap();
             // One more may have been committed than was reported.
             assert!(found == number || found == number + 1, "writer {writer}: found {found}, committed {number}");
         }

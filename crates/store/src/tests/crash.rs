@@ -17,7 +17,7 @@ type Contents = BTreeMap<String, String>;
 fn contents(store: &Store<Text>) -> Contents {
     let listing = store.range(&Range::prefix("")).unwrap();
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-    listing.entries.iter().map(|entry| (entry.key.to_string(), text(&entry.bytes))).collect()
+    listing.entries.iter().map(|entry| (entry.key.to_string(), text(&entry.value.bytes))).collect()
 }
 
 fn apply(contents: &Contents, ops: &[Op]) -> Contents {
@@ -156,7 +156,7 @@ fn a_full_disk_refuses_writes_until_there_is_room() {
     disk.set_faults(std::iter::repeat_n(Some(ErrorKind::StorageFull), 50));
     for _ in 0..2 {
         assert!(matches!(commit(&store, txn(vec![put("/a", "two")])), Err(Error::NoSpace { .. })));
-        assert_eq!(&*store.get("/a").unwrap().bytes, b"one");
+        assert_eq!(&*store.get("/a").unwrap().value.bytes, b"one");
     }
     disk.set_faults([]);
     commit(&store, txn(vec![put("/b", "three")])).unwrap();
@@ -210,5 +210,5 @@ fn relaxed_writes_are_synced_in_time() {
     assert_eq!(disk.syncs(), syncs + 1);
     let mut nothing_unsynced = StdRng::seed_from_u64(1);
     let reopened = Store::<Text>::open_disk(Arc::new(disk.power_off(&mut nothing_unsynced)), options).unwrap();
-    assert_eq!(&*reopened.get("/a").unwrap().bytes, b"two");
+    assert_eq!(&*reopened.get("/a").unwrap().value.bytes, b"two");
 }

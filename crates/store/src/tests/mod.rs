@@ -26,6 +26,12 @@ impl Value for Text {
     fn deleted(&self, revision: Revision) -> Self {
         Text { bytes: self.bytes.clone(), revision, deleted: true }
     }
+
+    fn stored(&self) -> [&[u8]; 2] {
+        // Cut somewhere: the store has to put it together again.
+        let (head, tail) = self.bytes.split_at(self.bytes.len() / 2);
+        [head, tail]
+    }
 }
 
 pub(crate) fn put(key: &str, value: &str) -> Op {

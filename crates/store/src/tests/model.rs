@@ -44,9 +44,9 @@ struct Row {
 }
 
 fn row(entry: &Entry<Text>) -> Row {
-    assert_eq!((&entry.value.bytes, entry.value.revision), (&entry.bytes, entry.mod_revision));
+    assert_eq!(entry.value.revision, entry.mod_revision);
     Row {
-        value: String::from_utf8(entry.bytes.to_vec()).unwrap(),
+        value: String::from_utf8(entry.value.bytes.to_vec()).unwrap(),
         create_revision: entry.create_revision,
         mod_revision: entry.mod_revision,
         version: entry.version,
