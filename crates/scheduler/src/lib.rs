@@ -35,7 +35,7 @@ mod selector;
 mod tests;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use client::{Context, Recorder};
 use parking_lot::Mutex;
@@ -46,6 +46,9 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use crate::carry_out::Executor;
 use crate::core::{Core, Next};
 use crate::feed::Feed;
+
+/// How long a shutdown waits for decisions that are being carried out: the API server may be gone already.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -78,8 +81,8 @@ pub async fn run(context: Context, config: Config) {
     let decisions = decide_forever(&feed, &executor, &limit);
     context.shutdown.run_until_cancelled(decisions).await;
     let all = u32::try_from(config.in_flight).unwrap_or(u32::MAX);
-    // The semaphore is never closed; every permit back means that nothing is in hand any more.
-    let _ = limit.acquire_many(all).await;
+    // Every permit back means that nothing is in hand any more. What takes longer is found undone at the next start.
+    let _ = tokio::time::timeout(SHUTDOWN_GRACE, limit.acquire_many(all)).await;
 }
 
 async fn decide_forever(feed: &Feed, executor: &Executor, limit: &Arc<Semaphore>) {
