@@ -21,6 +21,7 @@ pub mod server;
 mod startup;
 pub mod strategy;
 pub mod view;
+mod warnings;
 
 pub use server::{ApiServer, Caller, Components};
 pub use startup::{Startup, start};

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use apimachinery::openapi;
 use apimachinery::Value;
+use apimachinery::openapi;
 use apimachinery::status::{Result, StatusError};
 use bytes::Bytes;
 use http::header;
@@ -122,7 +122,8 @@ fn openapi_v2(server: &ApiServer, accept: Option<&str>) -> Result<Response> {
     let protobuf = negotiate::clauses(accept.unwrap_or_default())
         .first()
         .is_some_and(|clause| clause.media.starts_with("application/com.github.proto-openapi.spec.v2"));
-    let (name, content_type) = if protobuf { ("v2.pb", openapi::gnostic::CONTENT_TYPE) } else { ("v2.json", "application/json") };
+    let (name, content_type) =
+        if protobuf { ("v2.pb", openapi::gnostic::CONTENT_TYPE) } else { ("v2.json", "application/json") };
     let make = || {
         let document = openapi::v2::document(&table, &server.version.git_version);
         Some(if protobuf { openapi::gnostic::encode(&document).into() } else { Bytes::from(document.to_string()) })

@@ -107,6 +107,5 @@ async fn commit(
 
 /// What may be lost with the machine's power, but not with the process.
 pub fn durability(server: &ApiServer, call: &Call) -> Durability {
-    let volatile = server.strategies.get(&call.row).is_some_and(|s| s.volatile());
-    if volatile { Durability::Relaxed } else { Durability::Synced }
+    if server.strategies.traits(&call.row).volatile { Durability::Relaxed } else { Durability::Synced }
 }

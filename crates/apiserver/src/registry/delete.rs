@@ -2,6 +2,7 @@
 
 use apimachinery::status::{self, Details, Result, StatusError};
 use apimachinery::{Value, meta};
+use futures::{StreamExt as _, TryStreamExt as _};
 use http::header;
 use serde::Deserialize;
 use serde_json::json;
@@ -17,6 +18,13 @@ use crate::http::query::{Query, dry_run};
 use crate::http::{Body, Response, respond};
 use crate::object::{Entry, encode};
 use crate::server::{ApiServer, Call, collect};
+use crate::strategy::Strategy;
+
+/// The finalizers that the garbage collector acts on.
+const ORPHAN: &str = "orphan";
+const FOREGROUND: &str = "foregroundDeletion";
+/// Deletions of one deletecollection that are under way at a time.
+const DELETES_AT_ONCE: usize = 32;
 
 /// `metav1.DeleteOptions`, from the body or the query.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -84,26 +92,38 @@ impl DeleteOptions {
         dry_run(self.dry_run.iter().flatten().map(String::as_str))
     }
 
-    /// The finalizer that the policy asks for: `orphan`, `foregroundDeletion` or none.
-    fn policy_finalizer(&self, orphans_by_default: bool) -> Option<&'static str> {
+    /// The finalizer that the policy asks for: `orphan`, `foregroundDeletion` or none. Without a policy what the object says already
+    /// stays, then its kind decides.
+    fn policy_finalizer(&self, existing: &[&str], orphans_by_default: bool) -> Option<&'static str> {
         match (self.propagation_policy.as_deref(), self.orphan_dependents) {
-            (Some("Orphan"), _) | (None, Some(true)) => Some("orphan"),
-            (Some("Foreground"), _) => Some("foregroundDeletion"),
+            (Some("Orphan"), _) | (None, Some(true)) => Some(ORPHAN),
+            (Some("Foreground"), _) => Some(FOREGROUND),
             (Some(_), _) | (None, Some(false)) => None,
-            (None, None) => orphans_by_default.then_some("orphan"),
+            (None, None) => match existing.iter().find(|f| matches!(**f, ORPHAN | FOREGROUND)) {
+                Some(&ORPHAN) => Some(ORPHAN),
+                Some(_) => Some(FOREGROUND),
+                None => orphans_by_default.then_some(ORPHAN),
+            },
         }
     }
 
-    fn has_policy(&self) -> bool {
-        self.propagation_policy.is_some() || self.orphan_dependents.is_some()
+    fn waits_for_dependants(&self) -> bool {
+        self.propagation_policy.as_deref() == Some("Foreground") || self.orphan_dependents == Some(false)
+    }
+
+    /// Makes it a dry run where the request says so, as an eviction may.
+    pub fn dry(mut self, dry_run: bool) -> Self {
+        if dry_run {
+            self.dry_run = Some(vec!["All".to_owned()]);
+        }
+        self
     }
 }
 
 pub async fn delete(server: &ApiServer, mut call: Call, sent: Body) -> Result<Response> {
     let options = DeleteOptions::read(&call, sent).await?;
-    let outcome = remove(server, &mut call, &options).await?;
-    let waits = options.propagation_policy.as_deref() == Some("Foreground") || options.orphan_dependents == Some(false);
-    match outcome {
+    let waits = options.waits_for_dependants();
+    match remove(server, &mut call, &options, Cause::Delete).await? {
         Removed::Gone(entry) => gone(server, &call, &entry),
         Removed::Marked(Stored::Entry(entry)) => render::entry(server, &call, if waits { 202 } else { 200 }, &entry),
         Removed::Marked(Stored::Dry(object)) => render::value(server, &call, 200, &object),
@@ -112,7 +132,7 @@ pub async fn delete(server: &ApiServer, mut call: Call, sent: Body) -> Result<Re
 
 /// A deleted object is answered whole where its kind does so upstream, else as a `Status`.
 fn gone(server: &ApiServer, call: &Call, entry: &Entry) -> Result<Response> {
-    if server.strategies.get(&call.row).is_some_and(|s| s.returns_deleted_object()) {
+    if server.strategies.traits(&call.row).answers_deleted_object {
         return render::entry(server, call, 200, entry);
     }
     let details = Details {
@@ -132,8 +152,16 @@ pub enum Removed {
     Marked(Stored),
 }
 
+/// What a deletion comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    Delete,
+    /// A POST to a subresource: the strategy has a say.
+    Eviction,
+}
+
 /// Deletes the object that `call` names, or marks it where grace or finalizers hold it.
-pub async fn remove(server: &ApiServer, call: &mut Call, options: &DeleteOptions) -> Result<Removed> {
+pub async fn remove(server: &ApiServer, call: &mut Call, options: &DeleteOptions, cause: Cause) -> Result<Removed> {
     let dry = options.is_dry_run()?;
     for _ in 0..super::update::MAX_TRIES {
         let moment = Moment::take();
@@ -141,11 +169,17 @@ pub async fn remove(server: &ApiServer, call: &mut Call, options: &DeleteOptions
         let old = crate::strategy::convert::from_storage(&call.row, entry.value.value());
         check_preconditions(call, options, &old)?;
         admit(server, call, dry, moment, &old)?;
-        let next = plan(server, call, options, moment.now, &old);
-        let claims = match (server.strategies.get(&call.row), &next) {
-            (Some(strategy), None) => strategy.allocate(&prepare::context(server, call, moment), None, Some(&old))?,
-            _ => Vec::new(),
-        };
+        let strategy = server.strategies.get(&call.row);
+        let mut claims = Vec::new();
+        let mut last = old.clone();
+        if let (Some(strategy), Cause::Eviction) = (strategy, cause) {
+            let eviction = strategy.evict(&prepare::context(server, call, moment), &old)?;
+            (last, claims) = (eviction.object, eviction.claims);
+        }
+        let next = plan(server, call, options, moment.now, last);
+        if let (Some(strategy), None) = (strategy, &next) {
+            claims.extend(strategy.allocate(&prepare::context(server, call, moment), None, Some(&old))?);
+        }
         if dry {
             return Ok(Removed::Marked(Stored::Dry(next.unwrap_or(old))));
         }
@@ -205,34 +239,66 @@ fn admit(server: &ApiServer, call: &mut Call, dry_run: bool, moment: Moment, old
     prepare::check(server, call, &options, moment, Operation::Delete, "", &mut none, Some(old))
 }
 
+/// The time that an object has left after a delete (`rest.BeforeDelete`).
+enum Grace {
+    /// A deletion is under way already, and this one asks for no less time.
+    Pending,
+    Over,
+    Lasts {
+        seconds: i64,
+        until: i64,
+    },
+}
+
+fn grace(strategy: Option<&dyn Strategy>, options: &DeleteOptions, now: i64, old: &Value) -> Grace {
+    // As upstream: a negative grace is one second.
+    let wanted = options.grace_period_seconds.map(|s| if s < 0 { 1 } else { s });
+    if !meta::is_deleting(old) {
+        return match strategy.and_then(|s| s.deletion_grace(old, wanted)) {
+            Some(seconds) if seconds > 0 => Grace::Lasts { seconds, until: now + seconds },
+            _ => Grace::Over,
+        };
+    }
+    let left = meta::at(old, &["metadata", "deletionGracePeriodSeconds"]).and_then(Value::as_i64).unwrap_or(0);
+    match wanted {
+        _ if left == 0 => Grace::Over,
+        Some(0) => Grace::Over,
+        Some(seconds) if seconds < left => {
+            let end = meta::str_at(old, &["metadata", "deletionTimestamp"]).parse::<jiff::Timestamp>();
+            let end = end.map_or(now + left, jiff::Timestamp::as_second);
+            Grace::Lasts { seconds, until: end - left + seconds }
+        }
+        _ => Grace::Pending,
+    }
+}
+
 /// The next state of an object that is to be deleted: `None` when nothing holds it.
-fn plan(server: &ApiServer, call: &Call, options: &DeleteOptions, now: i64, old: &Value) -> Option<Value> {
+fn plan(server: &ApiServer, call: &Call, options: &DeleteOptions, now: i64, old: Value) -> Option<Value> {
     let strategy = server.strategies.get(&call.row);
-    let mut next = old.clone();
-    let mut finalizers: Vec<String> = meta::finalizers(old).into_iter().map(str::to_owned).collect();
-    let wanted = options.policy_finalizer(strategy.is_some_and(|s| s.default_orphans()));
-    if options.has_policy() || wanted.is_some() {
-        finalizers.retain(|f| f != "orphan" && f != "foregroundDeletion");
-        finalizers.extend(wanted.map(str::to_owned));
-    }
-    let metadata = meta::metadata_mut(&mut next);
-    if finalizers.is_empty() {
-        metadata.remove("finalizers");
-    } else {
-        metadata.insert("finalizers".to_owned(), json!(finalizers));
-    }
-    let grace = strategy.and_then(|s| s.deletion_grace(old, options.grace_period_seconds)).unwrap_or(0).max(0);
-    let already = meta::is_deleting(old);
-    let before = meta::at(old, &["metadata", "deletionGracePeriodSeconds"]).and_then(Value::as_i64).unwrap_or(0);
-    let holds = strategy.is_some_and(|s| s.holds_deletion(old));
-    // A second delete may shorten the grace, never lengthen it.
-    let grace = if already { grace.min(before) } else { grace };
-    if grace == 0 && finalizers.is_empty() && !holds {
+    let (seconds, until) = match grace(strategy, options, now, &old) {
+        Grace::Pending => return Some(old),
+        Grace::Over => (0, now),
+        Grace::Lasts { seconds, until } => (seconds, until),
+    };
+    let existing = meta::finalizers(&old);
+    let wanted = options.policy_finalizer(&existing, server.strategies.traits(&call.row).orphans_dependants);
+    let mut finalizers: Vec<&str> = existing.into_iter().filter(|f| !matches!(*f, ORPHAN | FOREGROUND)).collect();
+    finalizers.extend(wanted);
+    if seconds == 0 && finalizers.is_empty() && !strategy.is_some_and(|s| s.holds_deletion(&old)) {
         return None;
     }
-    if !already || grace < before {
-        metadata.insert("deletionTimestamp".to_owned(), json!(timestamp(now + grace)));
-        metadata.insert("deletionGracePeriodSeconds".to_owned(), json!(grace));
+    let finalizers = json!(finalizers);
+    let already = meta::is_deleting(&old);
+    let before = meta::at(&old, &["metadata", "deletionGracePeriodSeconds"]).and_then(Value::as_i64);
+    let mut next = old;
+    let metadata = meta::metadata_mut(&mut next);
+    match finalizers.as_array().is_some_and(|f| !f.is_empty()) {
+        true => metadata.insert("finalizers".to_owned(), finalizers),
+        false => metadata.remove("finalizers"),
+    };
+    if !already || before.is_some_and(|before| seconds < before) {
+        metadata.insert("deletionTimestamp".to_owned(), json!(timestamp(until)));
+        metadata.insert("deletionGracePeriodSeconds".to_owned(), json!(seconds));
         if let Some(generation) = metadata.get("generation").and_then(Value::as_i64).filter(|_| !already) {
             metadata.insert("generation".to_owned(), json!(generation + 1));
         }
@@ -243,30 +309,37 @@ fn plan(server: &ApiServer, call: &Call, options: &DeleteOptions, now: i64, old:
     Some(next)
 }
 
-pub async fn delete_collection(server: &ApiServer, mut call: Call, sent: Body) -> Result<Response> {
+/// Deletes what the selectors choose, many at once so that they share few fsyncs. What is gone meanwhile is no failure; after the
+/// first failure no further deletion begins.
+pub async fn delete_collection(server: &ApiServer, call: Call, sent: Body) -> Result<Response> {
     let options = DeleteOptions::read(&call, sent).await?;
     let filter = filter::Filter::of(&call)?;
-    let mut items: Vec<Value> = Vec::new();
-    for entry in server.view.list(&call.row.storage_prefix, super::namespace_of(&call)) {
-        if !filter.matches(&call.row, &entry) {
-            continue;
-        }
-        call.info.name = entry.value.meta().name.to_string();
-        if call.row.is_namespaced() {
-            call.info.namespace = entry.value.meta().namespace.to_string();
-        }
-        match remove(server, &mut call, &options).await {
-            Ok(Removed::Gone(last) | Removed::Marked(Stored::Entry(last))) => {
-                items.push(crate::strategy::convert::from_storage(&call.row, last.value.value()));
-            }
-            Ok(Removed::Marked(Stored::Dry(object))) => items.push(object),
-            Err(error) if error.code == 404 => {}
-            Err(error) => return Err(error),
-        }
-    }
+    let found = server.view.list(&call.row.storage_prefix, super::namespace_of(&call));
+    let chosen = found.into_iter().filter(|entry| filter.matches(&call.row, entry));
+    let items: Vec<Option<Value>> = futures::stream::iter(chosen)
+        .map(|entry| {
+            let mut call = call.clone();
+            call.info.name = entry.value.meta().name.to_string();
+            remove_listed(server, call, &options)
+        })
+        .buffered(DELETES_AT_ONCE)
+        .try_collect()
+        .await?;
     let list = json!({
         "kind": call.row.list_kind, "apiVersion": call.row.api_version(),
-        "metadata": {"resourceVersion": server.view.store().revision().to_string()}, "items": items,
+        "metadata": {"resourceVersion": server.view.store().revision().to_string()},
+        "items": items.into_iter().flatten().collect::<Vec<_>>(),
     });
     Ok(respond::value(200, call.accepted.encoding, &list))
+}
+
+async fn remove_listed(server: &ApiServer, mut call: Call, options: &DeleteOptions) -> Result<Option<Value>> {
+    match remove(server, &mut call, options, Cause::Delete).await {
+        Ok(Removed::Gone(last) | Removed::Marked(Stored::Entry(last))) => {
+            Ok(Some(crate::strategy::convert::from_storage(&call.row, last.value.value())))
+        }
+        Ok(Removed::Marked(Stored::Dry(object))) => Ok(Some(object)),
+        Err(error) if error.code == 404 => Ok(None),
+        Err(error) => Err(error),
+    }
 }

@@ -3,7 +3,6 @@
 use apimachinery::Value;
 use apimachinery::apply::{self, FieldSet, Manager};
 use apimachinery::resource::ResourceRow;
-use apimachinery::schema::Shape;
 
 use super::options::WriteOptions;
 use crate::strategy::Part;
@@ -31,7 +30,8 @@ pub struct Writer<'a> {
     api_version: String,
     subresource: &'static str,
     now: String,
-    reset: FieldSet,
+    /// What this endpoint does not write, whatever is sent: nobody comes to own it this way.
+    reset: &'static FieldSet,
 }
 
 impl<'a> Writer<'a> {
@@ -41,7 +41,7 @@ impl<'a> Writer<'a> {
             api_version: row.api_version(),
             subresource: part.subresource(),
             now: super::meta::timestamp(now),
-            reset: reset_fields(row, part),
+            reset: apply::reset_fields(row.custom, row.has_status(), part.subresource()),
         }
     }
 
@@ -51,26 +51,13 @@ impl<'a> Writer<'a> {
             api_version: &self.api_version,
             subresource: self.subresource,
             now: &self.now,
-            reset: &self.reset,
+            reset: self.reset,
         }
     }
 }
 
-/// What this endpoint does not write, whatever is sent: nobody comes to own it this way.
-fn reset_fields(row: &ResourceRow, part: Part) -> FieldSet {
-    match part {
-        Part::Main if row.has_status() => FieldSet::of_fields(&[&["status"]]),
-        Part::Status => {
-            let Shape::Object(object) = &row.schema.get(row.root).shape else { return FieldSet::default() };
-            let others = object.fields.iter().map(|f| &*f.name).filter(|name| !matches!(*name, "status" | "metadata"));
-            let paths: Vec<[&str; 1]> = others.map(|name| [name]).collect();
-            FieldSet::of_fields(&paths.iter().map(|p| &p[..]).collect::<Vec<_>>())
-        }
-        _ => FieldSet::default(),
-    }
-}
-
-/// Records that the writer of `options` made `object` out of `old`.
+/// Records that the writer of `options` made `object` out of `old`. To be called with what the client sent, before the server itself
+/// changes any of it: what admission and strategies set belongs to nobody.
 pub fn track(
     row: &ResourceRow,
     old: Option<&Value>,
@@ -83,8 +70,5 @@ pub fn track(
     if change != Change::Applied {
         let writer = Writer::new(row, options, part, now);
         apply::track_update(&row.schema, row.root, old, object, &writer.manager());
-    }
-    if let Some(old) = old {
-        apply::keep_timestamps(old, object);
     }
 }

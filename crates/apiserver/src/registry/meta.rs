@@ -88,6 +88,26 @@ pub fn prepare_update(call: &Call, object: &mut Value, old: &Value) -> Result<()
     Ok(())
 }
 
+/// Owners that are named twice are kept once, with a warning, as upstream.
+pub fn drop_repeated_owners(call: &Call, object: &mut Value) {
+    let Some(Value::Array(owners)) = object.get_mut("metadata").and_then(|m| m.get_mut("ownerReferences")) else {
+        return;
+    };
+    let before = owners.len();
+    let mut kept: Vec<Value> = Vec::with_capacity(before);
+    for owner in owners.drain(..) {
+        if !kept.contains(&owner) {
+            kept.push(owner);
+        }
+    }
+    *owners = kept;
+    if owners.len() < before {
+        let text = ".metadata.ownerReferences contains duplicate entries; API server dedups owner references in 1.20+, \
+                    and may reject such requests as early as 1.24; please fix your requests";
+        call.warnings.extend([text.to_owned()]);
+    }
+}
+
 /// `ValidateObjectMeta` and, with `old`, `ValidateObjectMetaUpdate`.
 pub fn validate(strategy: Option<&dyn Strategy>, object: &Value, old: Option<&Value>) -> ErrorList {
     let path = Path::new("metadata");

@@ -1,7 +1,8 @@
 //! From a decoded object to one that may be stored: admission, strategy, validation, field ownership.
 //!
-//! The order is upstream's: mutate, prepare, validate, validating admission. Nothing here touches the store.
+//! The order is upstream's: field ownership of what the client sent, mutating admission, prepare, validate, validating admission. Nothing here touches the store.
 
+use apimachinery::resource::ResourceRow;
 use apimachinery::status::{Result, StatusError};
 use apimachinery::{Value, meta};
 use serde_json::json;
@@ -39,19 +40,20 @@ pub fn create(
     manager: managed::Change,
 ) -> Result<Value> {
     let row = call.row.clone();
+    super::meta::drop_repeated_owners(call, &mut object);
+    managed::track(&row, None, &mut object, options, manager, Part::Main, moment.now);
     admit(server, call, options, moment, Operation::Create, "", &mut object, None)?;
     body::set_defaults(server, &row, &mut object);
     let strategy = server.strategies.get(&row);
     if row.has_status() {
         reset_status(&row, &mut object);
     }
-    if counts_generation(server, &row) {
+    if server.strategies.traits(&row).counts_generation {
         meta::metadata_mut(&mut object).insert("generation".to_owned(), json!(1));
     }
     if let Some(strategy) = strategy {
         strategy.prepare_create(&context(server, call, moment), &mut object);
     }
-    managed::track(&row, None, &mut object, options, manager, Part::Main, moment.now);
     validate(server, call, moment, Part::Main, &object, None)?;
     if let Some(strategy) = strategy {
         call.warnings.extend(strategy.warnings(&object, None));
@@ -74,6 +76,8 @@ pub fn update(
 ) -> Result<Value> {
     let row = call.row.clone();
     super::meta::prepare_update(call, &mut object, old)?;
+    super::meta::drop_repeated_owners(call, &mut object);
+    managed::track(&row, Some(old), &mut object, options, manager, part, moment.now);
     let subresource = part.subresource();
     admit(server, call, options, moment, Operation::Update, subresource, &mut object, Some(old))?;
     body::set_defaults(server, &row, &mut object);
@@ -82,11 +86,11 @@ pub fn update(
     if let Some(strategy) = strategy {
         strategy.prepare_update(&context(server, call, moment), part, &mut object, old);
     }
-    if counts_generation(server, &row) && wish_changed(&object, old) {
+    if server.strategies.traits(&row).counts_generation && part.changes_wish() && wish_changed(&row, &object, old) {
         let next = meta::generation(old) + 1;
         meta::metadata_mut(&mut object).insert("generation".to_owned(), json!(next));
     }
-    managed::track(&row, Some(old), &mut object, options, manager, part, moment.now);
+    apimachinery::apply::keep_timestamps(old, &mut object);
     validate(server, call, moment, part, &object, Some(old))?;
     if let Some(strategy) = strategy {
         call.warnings.extend(strategy.warnings(&object, Some(old)));
@@ -96,7 +100,7 @@ pub fn update(
 }
 
 /// Built-in kinds answer `status: {}` where nothing is known yet, as a Go struct does; a custom resource has none.
-fn reset_status(row: &apimachinery::resource::ResourceRow, object: &mut Value) {
+fn reset_status(row: &ResourceRow, object: &mut Value) {
     if let Some(map) = object.as_object_mut() {
         map.remove("status");
         if !row.custom {
@@ -106,7 +110,7 @@ fn reset_status(row: &apimachinery::resource::ResourceRow, object: &mut Value) {
 }
 
 /// Main and status each change their own part of an object only.
-fn keep_other_parts(row: &apimachinery::resource::ResourceRow, part: Part, object: &mut Value, old: &Value) {
+fn keep_other_parts(row: &ResourceRow, part: Part, object: &mut Value, old: &Value) {
     let (Some(new), Some(before)) = (object.as_object_mut(), old.as_object()) else { return };
     match part {
         Part::Main if row.has_status() => {
@@ -133,14 +137,14 @@ fn keep_other_parts(row: &apimachinery::resource::ResourceRow, part: Part, objec
     }
 }
 
-fn counts_generation(server: &ApiServer, row: &apimachinery::resource::ResourceRow) -> bool {
-    server.strategies.get(row).map_or_else(|| row.custom || has_spec(row), |s| s.counts_generation())
-}
-
-/// Whether anything but `metadata` and `status` differs.
-fn wish_changed(object: &Value, old: &Value) -> bool {
+/// Whether anything differs but `metadata` and what the `status` subresource writes.
+fn wish_changed(row: &ResourceRow, object: &Value, old: &Value) -> bool {
     let (Some(new), Some(old)) = (object.as_object(), old.as_object()) else { return false };
-    let wish = |key: &str| !matches!(key, "metadata" | "status" | "apiVersion" | "kind");
+    let wish = |key: &str| match key {
+        "metadata" | "apiVersion" | "kind" => false,
+        "status" => !row.has_status(),
+        _ => true,
+    };
     let count = |map: &serde_json::Map<String, Value>| map.keys().filter(|k| wish(k)).count();
     count(new) != count(old) || new.iter().filter(|(k, _)| wish(k)).any(|(k, v)| old.get(k) != Some(v))
 }
@@ -157,7 +161,7 @@ fn validate(
     let strategy = server.strategies.get(row);
     let mut errors = super::meta::validate(strategy, object, old);
     // An object stored under laxer rules may keep what it has: field rules are checked where the object changed.
-    if old.is_none_or(|old| wish_changed(object, old) || old.get("status") != object.get("status")) {
+    if old.is_none_or(|old| wish_changed(row, object, old) || old.get("status") != object.get("status")) {
         errors.extend(apimachinery::schema::validate::validate(&row.schema, row.root, object));
     }
     if let Some(strategy) = strategy {
@@ -180,8 +184,12 @@ pub fn admit(
     object: &mut Value,
     old: Option<&Value>,
 ) -> Result<()> {
-    let mut request = request(server, call, options.dry_run, moment, operation, subresource, object, old);
-    server.admission.admit(&mut request)
+    let mut warnings = Vec::new();
+    let mut request =
+        request(server, call, options.dry_run, moment, operation, subresource, object, old, &mut warnings);
+    let outcome = server.admission.admit(&mut request);
+    call.warnings.extend(warnings);
+    outcome
 }
 
 #[expect(clippy::too_many_arguments, reason = "mirrors admission's attributes")]
@@ -195,20 +203,25 @@ pub fn check(
     object: &mut Value,
     old: Option<&Value>,
 ) -> Result<()> {
-    let mut request = request(server, call, options.dry_run, moment, operation, subresource, object, old);
-    server.admission.validate(&mut request)
+    let mut warnings = Vec::new();
+    let mut request =
+        request(server, call, options.dry_run, moment, operation, subresource, object, old, &mut warnings);
+    let outcome = server.admission.validate(&mut request);
+    call.warnings.extend(warnings);
+    outcome
 }
 
 #[expect(clippy::too_many_arguments, reason = "mirrors admission's attributes")]
 fn request<'a>(
     server: &'a ApiServer,
-    call: &'a mut Call,
+    call: &'a Call,
     dry_run: bool,
     moment: Moment,
     operation: Operation,
     subresource: &'a str,
     object: &'a mut Value,
     old: Option<&'a Value>,
+    warnings: &'a mut Vec<String>,
 ) -> Request<'a> {
     Request {
         operation,
@@ -223,13 +236,6 @@ fn request<'a>(
         now: moment.now,
         seed: moment.seed,
         view: &server.view,
-        warnings: &mut call.warnings,
-    }
-}
-
-fn has_spec(row: &apimachinery::resource::ResourceRow) -> bool {
-    match &row.schema.get(row.root).shape {
-        apimachinery::schema::Shape::Object(object) => object.field("spec").is_some(),
-        _ => false,
+        warnings,
     }
 }

@@ -1,8 +1,8 @@
 //! The forms in which objects leave the server: the stored buffer as it is, a Table, or metadata only; JSON or YAML.
 
-use apimachinery::{Value, table};
 use apimachinery::resource::ResourceRow;
 use apimachinery::status::Result;
+use apimachinery::{Value, table};
 use bytes::Bytes;
 use serde_json::{Map, json};
 
@@ -41,11 +41,7 @@ pub fn json_of(row: &ResourceRow, object: &Object) -> Bytes {
 /// Answers with one stored object.
 pub fn entry(server: &ApiServer, call: &Call, code: u16, entry: &Entry) -> Result<Response> {
     match call.accepted.shape {
-        Shape::Object => {
-            let mut response = respond::json_bytes(code, call.accepted.encoding, json_of(&call.row, &entry.value));
-            respond::add_warnings(&mut response, &call.warnings);
-            Ok(response)
-        }
+        Shape::Object => Ok(respond::json_bytes(code, call.accepted.encoding, json_of(&call.row, &entry.value))),
         Shape::Table | Shape::Partial => {
             let object = convert::from_storage(&call.row, entry.value.value());
             value(server, call, code, &object)
@@ -63,9 +59,7 @@ pub fn value(server: &ApiServer, call: &Call, code: u16, object: &Value) -> Resu
             table_of(&call.row, object.get("metadata"), rows, true)
         }
     };
-    let mut response = respond::value(code, call.accepted.encoding, &shaped);
-    respond::add_warnings(&mut response, &call.warnings);
-    Ok(response)
+    Ok(respond::value(code, call.accepted.encoding, &shaped))
 }
 
 /// `PartialObjectMetadata` of an object.

@@ -6,7 +6,7 @@ use apimachinery::{Value, patch};
 use http::header;
 
 use super::create::Stored;
-use super::delete::{self, Removed};
+use super::delete::{self, Cause};
 use super::managed::Change;
 use super::options::WriteOptions;
 use super::prepare::{self, Moment};
@@ -71,25 +71,9 @@ async fn post(server: &ApiServer, call: &mut Call, sent: Value) -> Result<Respon
             update::modify(server, call, &options, part, make).await?;
             Ok(respond::value(201, call.accepted.encoding, &plain_success()))
         }
-        Posted::Delete { options, also } => {
-            for guard in also {
-                write_guard(server, guard).await?;
-            }
-            match delete::remove(server, call, &options).await? {
-                Removed::Gone(_) | Removed::Marked(Stored::Entry(_) | Stored::Dry(_)) => {
-                    Ok(respond::value(201, call.accepted.encoding, &plain_success()))
-                }
-            }
-        }
-    }
-}
-
-/// Writes what must be recorded before a posted deletion (a disruption budget's count).
-async fn write_guard(server: &ApiServer, txn: store::Txn) -> Result<()> {
-    match server.view.store().commit(txn).await.map_err(crate::error::from_store)? {
-        store::Outcome::Committed { .. } => Ok(()),
-        store::Outcome::Failed { .. } => {
-            Err(StatusError::too_many_requests("Cannot evict pod as its budget has just changed, try again", 1))
+        Posted::Delete { options: delete } => {
+            delete::remove(server, call, &delete.dry(options.dry_run), Cause::Eviction).await?;
+            Ok(respond::value(201, call.accepted.encoding, &plain_success()))
         }
     }
 }

@@ -20,11 +20,10 @@ pub async fn put(server: &ApiServer, mut call: Call, sent: Body, part: Part) -> 
     let options = WriteOptions::of(&call)?;
     let decoded = body::read(&call, sent).await?;
     let object = body::conform(server, &mut call, &options, decoded)?;
-    let strategy = server.strategies.get(&call.row);
-    if find(server, &call).is_none() && part == Part::Main && strategy.is_some_and(|s| s.allows_create_on_update()) {
+    if find(server, &call).is_none() && part == Part::Main && server.strategies.traits(&call.row).created_by_update {
         return upsert(server, call, options, object).await;
     }
-    if meta::resource_version(&object).is_empty() && strategy.is_some_and(|s| !s.allows_unconditional_update()) {
+    if meta::resource_version(&object).is_empty() && server.strategies.traits(&call.row).update_names_version {
         let path = apimachinery::field::Path::new("metadata").child("resourceVersion");
         let error = apimachinery::field::Error::invalid(&path, &Value::from(0), "must be specified for an update");
         return Err(StatusError::invalid(&call.row.group_kind(), &call.info.name, &[error]));

@@ -48,3 +48,13 @@ pub fn unique_names(object: &Value, list: &str, path: &Path, errors: &mut ErrorL
         seen.push(name);
     }
 }
+
+/// `to[key]` becomes what `from[key]` is, absence included.
+pub fn copy_field(from: &Value, to: &mut Value, key: &str) {
+    if let Some(map) = to.as_object_mut() {
+        match from.get(key) {
+            Some(value) => map.insert(key.to_owned(), value.clone()),
+            None => map.remove(key),
+        };
+    }
+}

@@ -16,18 +16,6 @@ pub fn strategies() -> Family {
 struct Events;
 
 impl Strategy for Events {
-    fn counts_generation(&self) -> bool {
-        false
-    }
-
-    fn volatile(&self) -> bool {
-        true
-    }
-
-    fn allows_create_on_update(&self) -> bool {
-        true
-    }
-
     fn validate(&self, _cx: &Context<'_>, _part: Part, object: &Value, old: Option<&Value>) -> ErrorList {
         let mut errors = ErrorList::new();
         let (field, about) = match object.get("involvedObject") {

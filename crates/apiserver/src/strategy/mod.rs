@@ -14,6 +14,7 @@ mod rbac;
 mod reviews;
 mod service;
 mod simple;
+mod traits;
 mod workloads;
 
 use std::collections::HashMap;
@@ -24,13 +25,14 @@ use apimachinery::field::ErrorList;
 use apimachinery::names;
 use apimachinery::resource::ResourceRow;
 use apimachinery::status::{Result, StatusError};
-use store::{Compare, Op, Txn};
+use store::{Compare, Op};
 
 use crate::authn::TokenSigner;
 use crate::authz::Authorizer;
 use crate::registry::DeleteOptions;
 use crate::request::UserInfo;
 use crate::view::View;
+use traits::Traits;
 
 /// What a strategy may look at besides the object.
 pub struct Context<'a> {
@@ -71,6 +73,11 @@ impl Part {
         Part::Other(KNOWN.into_iter().find(|k| *k == name).unwrap_or_default())
     }
 
+    /// Whether a change through this part is a new wish, which `metadata.generation` counts. A scheduler's binding is none.
+    pub fn changes_wish(self) -> bool {
+        self != Part::Other("binding")
+    }
+
     /// The subresource's name; empty for the object itself.
     pub fn subresource(self) -> &'static str {
         match self {
@@ -87,8 +94,19 @@ pub enum Posted {
     Answer(Value),
     /// The object changes as [`Strategy::posted`] says (a binding).
     Update { part: Part },
-    /// The object is deleted, after `also` has been committed (an eviction and its budget's count).
-    Delete { options: DeleteOptions, also: Vec<Txn> },
+    /// The object is deleted, as [`Strategy::evict`] says.
+    Delete { options: DeleteOptions },
+}
+
+/// What is written besides an object: what to compare, if anything, and the write.
+pub type Claim = (Option<Compare>, Op);
+
+/// How a POST deletes an object.
+pub struct Eviction {
+    /// The object's last state before it is marked or gone.
+    pub object: Value,
+    /// Written in the same transaction (a disruption budget's count).
+    pub claims: Vec<Claim>,
 }
 
 pub trait Strategy: Send + Sync {
@@ -99,7 +117,7 @@ pub trait Strategy: Send + Sync {
     fn prepare_create(&self, _cx: &Context<'_>, _object: &mut Value) {}
 
     /// Carries over from `old` what this part may not change. For rows with a status subresource the generic code has done
-    /// so for `spec`/`status` already, and counts `metadata.generation` when the spec changed.
+    /// so for `spec`/`status` already, and counts `metadata.generation` when the wish changed.
     fn prepare_update(&self, _cx: &Context<'_>, _part: Part, _object: &mut Value, _old: &Value) {}
 
     /// Cross-field rules and immutability; field rules that are data have been checked already.
@@ -109,16 +127,6 @@ pub trait Strategy: Send + Sync {
 
     fn validate_name(&self, name: &str) -> Vec<String> {
         names::dns1123_subdomain(name)
-    }
-
-    /// Whether `metadata.generation` counts changes of the wish.
-    fn counts_generation(&self) -> bool {
-        true
-    }
-
-    /// Writes need not survive loss of power (leases, events).
-    fn volatile(&self) -> bool {
-        false
     }
 
     /// Checks of the writer's own rights that go beyond the request's verb (no escalation through roles).
@@ -132,12 +140,7 @@ pub trait Strategy: Send + Sync {
 
     /// Claims shared names (cluster IPs, node ports) in the same transaction: what to compare and write besides the object.
     /// Called again on a lost race. `object` is `None` when the object goes away.
-    fn allocate(
-        &self,
-        _cx: &Context<'_>,
-        _object: Option<&mut Value>,
-        _old: Option<&Value>,
-    ) -> Result<Vec<(Option<Compare>, Op)>> {
+    fn allocate(&self, _cx: &Context<'_>, _object: Option<&mut Value>, _old: Option<&Value>) -> Result<Vec<Claim>> {
         Ok(Vec::new())
     }
 
@@ -155,26 +158,6 @@ pub trait Strategy: Send + Sync {
     /// Further marks on an object that is being deleted.
     fn prepare_delete(&self, _object: &mut Value) {}
 
-    /// Whether a deleted object is answered whole and not as a `Status`.
-    fn returns_deleted_object(&self) -> bool {
-        false
-    }
-
-    /// Whether dependants are orphaned when a delete does not say.
-    fn default_orphans(&self) -> bool {
-        false
-    }
-
-    /// Whether PUT on a missing object creates it.
-    fn allows_create_on_update(&self) -> bool {
-        false
-    }
-
-    /// Whether PUT may leave out the resourceVersion.
-    fn allows_unconditional_update(&self) -> bool {
-        true
-    }
-
     /// What a POST to `subresource` of `object` means.
     fn post(&self, _cx: &Context<'_>, _subresource: &str, _object: &Value, _sent: &Value) -> Result<Posted> {
         Err(StatusError::no_such_path())
@@ -183,6 +166,11 @@ pub trait Strategy: Send + Sync {
     /// The object after a POST that was [`Posted::Update`].
     fn posted(&self, _cx: &Context<'_>, _subresource: &str, object: &Value, _sent: &Value) -> Result<Value> {
         Ok(object.clone())
+    }
+
+    /// What goes with a deletion that was [`Posted::Delete`]; asked again for the newest object after a lost race.
+    fn evict(&self, _cx: &Context<'_>, object: &Value) -> Result<Eviction> {
+        Ok(Eviction { object: object.clone(), claims: Vec::new() })
     }
 
     /// Where a connecting subresource (`log`, `exec`, `proxy`, …) leads.
@@ -203,15 +191,25 @@ pub struct Services {
     pub signer: Arc<TokenSigner>,
 }
 
-/// The strategies by group, then plural.
+/// What is special about one kind.
+#[derive(Clone, Default)]
+struct Special {
+    traits: Traits,
+    strategy: Option<Arc<dyn Strategy>>,
+}
+
+/// What is special about kinds, by group, then plural.
 pub struct Strategies {
-    table: HashMap<&'static str, HashMap<&'static str, Arc<dyn Strategy>>>,
+    table: HashMap<&'static str, HashMap<&'static str, Special>>,
 }
 
 impl Strategies {
     pub fn new(services: Services) -> Self {
         let services = Arc::new(services);
-        let mut table: HashMap<&'static str, HashMap<&'static str, Arc<dyn Strategy>>> = HashMap::new();
+        let mut table: HashMap<&'static str, HashMap<&'static str, Special>> = HashMap::new();
+        for (group, plural, traits) in traits::TABLE {
+            table.entry(group).or_default().entry(plural).or_default().traits = *traits;
+        }
         let families = [
             pod::strategies(),
             service::strategies(),
@@ -224,16 +222,24 @@ impl Strategies {
             reviews::strategies(&services),
         ];
         for (group, plural, strategy) in families.into_iter().flatten() {
-            table.entry(group).or_default().insert(plural, strategy);
+            table.entry(group).or_default().entry(plural).or_default().strategy = Some(strategy);
         }
         Strategies { table }
     }
 
     pub fn get(&self, row: &ResourceRow) -> Option<&dyn Strategy> {
+        self.special(row)?.strategy.as_deref()
+    }
+
+    pub fn traits(&self, row: &ResourceRow) -> Traits {
+        if row.custom { traits::CUSTOM } else { self.special(row).map(|s| s.traits).unwrap_or_default() }
+    }
+
+    fn special(&self, row: &ResourceRow) -> Option<&Special> {
         if row.custom {
             return None;
         }
-        self.table.get(&*row.group)?.get(&*row.plural).map(|s| &**s)
+        self.table.get(&*row.group)?.get(&*row.plural)
     }
 }
 

@@ -51,10 +51,6 @@ impl Strategy for Namespaces {
         names::dns1123_label(name)
     }
 
-    fn counts_generation(&self) -> bool {
-        false
-    }
-
     fn holds_deletion(&self, object: &Value) -> bool {
         meta::at(object, &["spec", "finalizers"]).and_then(Value::as_array).is_some_and(|f| !f.is_empty())
     }

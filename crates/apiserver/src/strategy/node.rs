@@ -16,10 +16,6 @@ pub fn strategies() -> Family {
 struct Nodes;
 
 impl Strategy for Nodes {
-    fn counts_generation(&self) -> bool {
-        false
-    }
-
     fn validate(&self, _cx: &Context<'_>, _part: Part, object: &Value, old: Option<&Value>) -> ErrorList {
         let mut errors = ErrorList::new();
         // Set once, by the node or the address controller: pods have addresses from it.

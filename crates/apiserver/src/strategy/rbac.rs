@@ -65,12 +65,4 @@ impl Strategy for Rbac {
     fn validate_name(&self, name: &str) -> Vec<String> {
         names::path_segment_name(name)
     }
-
-    fn counts_generation(&self) -> bool {
-        false
-    }
-
-    fn allows_create_on_update(&self) -> bool {
-        true
-    }
 }

@@ -101,14 +101,6 @@ impl Strategy for Services {
         names::dns1035_label(name)
     }
 
-    fn counts_generation(&self) -> bool {
-        false
-    }
-
-    fn returns_deleted_object(&self) -> bool {
-        true
-    }
-
     fn connect(&self, ask: &super::connect::Ask<'_>) -> Result<super::connect::Connection> {
         super::connect::service(ask)
     }

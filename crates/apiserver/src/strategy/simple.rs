@@ -61,32 +61,12 @@ struct Traits {
 
 struct Plain(Traits);
 
-impl Strategy for Plain {
-    fn counts_generation(&self) -> bool {
-        false
-    }
-
-    fn volatile(&self) -> bool {
-        self.0.volatile
-    }
-
-    fn allows_create_on_update(&self) -> bool {
-        self.0.upsert
-    }
-
-    fn returns_deleted_object(&self) -> bool {
-        self.0.returns
-    }
-}
+impl Strategy for Plain {}
 
 /// Kinds whose listed top-level fields never change.
 struct Fixed(&'static [&'static [&'static str]]);
 
 impl Strategy for Fixed {
-    fn counts_generation(&self) -> bool {
-        false
-    }
-
     fn validate(&self, _cx: &Context<'_>, _part: Part, object: &Value, old: Option<&Value>) -> ErrorList {
         let mut errors = ErrorList::new();
         if let Some(old) = old {
@@ -115,10 +95,6 @@ impl Strategy for Config {
             let encoded = STANDARD.encode(text.as_str().unwrap_or_default());
             meta::map_mut(object, "data").insert(key.clone(), json!(encoded));
         }
-    }
-
-    fn counts_generation(&self) -> bool {
-        false
     }
 
     fn validate(&self, _cx: &Context<'_>, _part: Part, object: &Value, old: Option<&Value>) -> ErrorList {
@@ -204,14 +180,6 @@ fn validate_secret_type(object: &Value, errors: &mut ErrorList) {
 struct ServiceAccounts(Arc<Services>);
 
 impl Strategy for ServiceAccounts {
-    fn counts_generation(&self) -> bool {
-        false
-    }
-
-    fn returns_deleted_object(&self) -> bool {
-        true
-    }
-
     fn post(&self, cx: &Context<'_>, subresource: &str, object: &Value, sent: &Value) -> Result<Posted> {
         debug_assert_eq!(subresource, "token");
         let answer = super::reviews::token(&self.0, cx, object, sent)?;

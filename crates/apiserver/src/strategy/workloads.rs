@@ -173,10 +173,6 @@ impl Strategy for Controller {
         }
         errors
     }
-
-    fn default_orphans(&self) -> bool {
-        true
-    }
 }
 
 struct Template;
@@ -184,10 +180,6 @@ struct Template;
 impl Strategy for Template {
     fn default(&self, object: &mut Value) {
         default_template(object.get_mut("template"));
-    }
-
-    fn returns_deleted_object(&self) -> bool {
-        true
     }
 }
 
@@ -245,10 +237,6 @@ impl Strategy for Job {
             }
         }
         errors
-    }
-
-    fn default_orphans(&self) -> bool {
-        true
     }
 }
 
