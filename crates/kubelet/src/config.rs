@@ -41,8 +41,6 @@ pub struct Config {
     /// Unused images are collected once this much of the image file system is used, until less than the low mark is.
     pub image_gc_high_percent: u8,
     pub image_gc_low_percent: u8,
-    /// Images that are never collected, by name: the sandboxes' own first of all, which no container refers to.
-    pub pinned_images: Vec<String>,
     /// The runtime's image of pod sandboxes, which is never collected.
     pub sandbox_image: Option<String>,
     /// How often the node's status is written when nothing changed.
@@ -72,7 +70,6 @@ impl Config {
             container_log_max_files: 5,
             image_gc_high_percent: 85,
             image_gc_low_percent: 80,
-            pinned_images: Vec::new(),
             sandbox_image: None,
             node_status_report_frequency: Duration::from_secs(300),
             node_lease_duration: Duration::from_secs(40),
