@@ -24,7 +24,7 @@ refuses 'spec.template.metadata.labels: Invalid value' kubectl create -f - <<'Y'
 apiVersion: apps/v1
 kind: Deployment
 metadata: {name: wrong}
-spec: {selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: c}}, spec: {containers: [{name: x, image: y}]}}}
+spec: {selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: c}}, spec: {containers: [{name: c, image: busybox}]}}}
 Y
 refuses 'already exists' sh -c "kubectl create configmap twice && kubectl create configmap twice"
 refuses 'field is immutable' sh -c "kubectl create deployment fixed --image=x && kubectl patch deployment fixed -p '{\"spec\":{\"selector\":{\"matchLabels\":{\"a\":\"b\"}}}}'"

@@ -15,9 +15,9 @@ const MAY_USE: [(&str, &[&str]); 13] = [
     ("cri", &[]),
     ("client", &[]),
     ("apiserver", &["apimachinery", "store", "streaming"]),
-    ("controllers", &["client"]),
+    ("controllers", &["client", "apimachinery"]),
     ("scheduler", &["client", "apimachinery"]),
-    ("kubelet", &["client", "cri", "streaming"]),
+    ("kubelet", &["client", "cri", "streaming", "apimachinery"]),
     ("network", &["client"]),
     (
         "coxswain",

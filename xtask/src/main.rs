@@ -9,6 +9,7 @@ mod protobuf;
 mod suite;
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 
@@ -25,7 +26,17 @@ tasks:
   bench [--kubeconfig FILE] [--only NAME] [--record] [flags]
                       the speed table, on a server of its own or on that of a kubeconfig; `--help` has the other flags";
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let Some((task, rest)) = args.split_first() else { bail!("{USAGE}") };
     match task.as_str() {

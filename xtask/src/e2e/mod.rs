@@ -41,7 +41,9 @@ pub fn run(args: &[String]) -> Result<()> {
             flag if flag.starts_with("--repeat=") => {
                 options.repeat = flag["--repeat=".len()..].parse().context("--repeat=N")?
             }
-            flag if flag.starts_with('-') => bail!("unknown flag {flag}; there are --dev, --binary=FILE, --keep and --repeat=N"),
+            flag if flag.starts_with('-') => {
+                bail!("unknown flag {flag}; there are --dev, --binary=FILE, --keep and --repeat=N")
+            }
             filter => options.filter = Some(filter.to_owned()),
         }
     }
