@@ -8,8 +8,8 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use serde_json::Value;
 
-use crate::host;
 use crate::logging::LogFormat;
+use crate::{host, pause};
 
 const DEFAULT_FILE: &str = "/etc/coxswain/config.yaml";
 
@@ -65,21 +65,14 @@ pub struct ServerArgs {
     /// Further name or address for the server's certificate; may be repeated
     #[arg(long, value_delimiter = ',')]
     tls_san: Vec<String>,
-    /// Image of pod sandboxes
-    #[arg(long, default_value = "registry.k8s.io/pause:3.10")]
+    /// Image of pod sandboxes; the default comes with this program
+    #[arg(long, default_value = pause::IMAGE)]
     pause_image: String,
     /// Level, or filter by module: `info,apiserver=debug`
     #[arg(long, default_value = "info")]
     log_level: String,
     #[arg(long, value_enum, default_value = "text")]
     log_format: LogFormat,
-}
-
-#[derive(Args, Debug)]
-pub struct CheckArgs {
-    /// Data folder that the server would use
-    #[arg(long, default_value = "/var/lib/coxswain")]
-    pub data_dir: PathBuf,
 }
 
 /// The parts that `--disable` knows.
@@ -168,7 +161,7 @@ fn parse_cidr(flag: &str, text: &str) -> Result<(Ipv4Addr, u32)> {
 
 /// Puts the keys of the configuration file before the flags, so that flags win.
 pub fn with_file(arguments: Vec<OsString>) -> Result<Vec<OsString>> {
-    if arguments.get(1).and_then(|a| a.to_str()) != Some("server") {
+    if !matches!(arguments.get(1).and_then(|a| a.to_str()), Some("server" | "check")) {
         return Ok(arguments);
     }
     let given = file_flag(&arguments);
@@ -198,34 +191,41 @@ fn file_flag(arguments: &[OsString]) -> Option<PathBuf> {
 }
 
 fn flags_of(path: &Path, text: &str) -> Result<Vec<String>> {
+    let fail = |what: String| anyhow::anyhow!("{}: {what}", path.display());
     let decoded =
         apimachinery::schema::decode::from_yaml(text.as_bytes()).with_context(|| path.display().to_string())?;
     let map = match &decoded.value {
         Value::Null => return Ok(Vec::new()),
         Value::Object(map) => map,
-        _ => bail!("{}: must be a map of keys like the flags", path.display()),
+        _ => return Err(fail("must be a map of keys like the flags".to_owned())),
     };
+    let known = ServerArgs::augment_args(clap::Command::new("server"));
     let mut flags = Vec::new();
     for (key, value) in map {
+        let argument = known.get_arguments().find(|a| a.get_long() == Some(key) && key != "config");
+        let argument = argument.ok_or_else(|| fail(format!("unknown key {key}")))?;
+        let switch = !argument.get_action().takes_values();
         match value {
-            Value::Bool(true) => flags.push(format!("--{key}")),
-            Value::Bool(false) | Value::Null => {}
+            Value::Null => {}
+            Value::Bool(on) if switch => flags.extend(on.then(|| format!("--{key}"))),
+            _ if switch => return Err(fail(format!("{key}: must be true or false"))),
             Value::Array(items) => {
                 for item in items {
-                    flags.push(format!("--{key}={}", scalar(path, key, item)?));
+                    flags.push(format!("--{key}={}", scalar(item).map_err(|e| fail(format!("{key}: {e}")))?));
                 }
             }
-            other => flags.push(format!("--{key}={}", scalar(path, key, other)?)),
+            other => flags.push(format!("--{key}={}", scalar(other).map_err(|e| fail(format!("{key}: {e}")))?)),
         }
     }
     Ok(flags)
 }
 
-fn scalar(path: &Path, key: &str, value: &Value) -> Result<String> {
+fn scalar(value: &Value) -> Result<String, &'static str> {
     match value {
         Value::String(text) => Ok(text.clone()),
         Value::Number(number) => Ok(number.to_string()),
-        _ => bail!("{}: {key}: must be a text, a number or a list of these", path.display()),
+        Value::Bool(_) => Err("must be a text: put it in quotes"),
+        _ => Err("must be a text, a number or a list of these"),
     }
 }
 
@@ -241,7 +241,11 @@ mod tests {
             flags,
             ["--data-dir=/srv/x", "--disable-agent", "--https-listen-port=7443", "--tls-san=a", "--tls-san=b"]
         );
-        assert!(flags_of(Path::new("f"), "- 1").is_err());
+        let refused = |text: &str| flags_of(Path::new("f"), text).unwrap_err().to_string();
+        assert_eq!(refused("- 1"), "f: must be a map of keys like the flags");
+        assert_eq!(refused("data-dri: /x"), "f: unknown key data-dri");
+        assert_eq!(refused("disable-agent: often"), "f: disable-agent: must be true or false");
+        assert_eq!(refused("node-name: true"), "f: node-name: must be a text: put it in quotes");
     }
 
     #[test]

@@ -12,7 +12,6 @@ use apiserver::strategy::{Services, Settings, Strategies};
 use apiserver::view::View;
 use apiserver::{ApiServer, Components, Startup, admission, bootstrap, nonresource};
 use client::{ClientFactory as _, Informers};
-use rustls::RootCertStore;
 use rustls::server::WebPkiClientVerifier;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -21,7 +20,7 @@ use tokio_util::task::TaskTracker;
 use crate::GIT_VERSION;
 use crate::clients::InProcessClients;
 use crate::config::Server;
-use crate::pki::{Authority, KeyPairPem, Pki};
+use crate::pki::{Authority, Pki, Rotating};
 
 /// Opens the store that the configuration names.
 pub fn open_store(config: &Server) -> Result<ObjectStore> {
@@ -69,27 +68,19 @@ pub fn advertised(config: &Server) -> SocketAddr {
     SocketAddr::new(config.node_ip, config.port)
 }
 
-fn roots(authority: &Authority) -> Result<Arc<RootCertStore>> {
-    let mut roots = RootCertStore::empty();
-    roots.add(authority.der()?).context("authority certificate")?;
-    Ok(Arc::new(roots))
-}
-
 /// A TLS server that takes, but does not demand, client certificates of our authority.
-pub fn server_tls(pair: &KeyPairPem, clients: &Authority) -> Result<Arc<rustls::ServerConfig>> {
-    let verifier = WebPkiClientVerifier::builder(roots(clients)?).allow_unauthenticated().build()?;
-    let mut tls = rustls::ServerConfig::builder()
-        .with_client_cert_verifier(verifier)
-        .with_single_cert(pair.chain()?, pair.private_key()?)?;
+pub fn server_tls(certificate: Arc<Rotating>, clients: &Authority) -> Result<Arc<rustls::ServerConfig>> {
+    let verifier = WebPkiClientVerifier::builder(clients.roots()?).allow_unauthenticated().build()?;
+    let mut tls = rustls::ServerConfig::builder().with_client_cert_verifier(verifier).with_cert_resolver(certificate);
     tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(tls))
 }
 
-fn kubelet_client_tls(pki: &Pki) -> Result<rustls::ClientConfig> {
-    let client = &pki.api_to_kubelet;
+/// How the API server speaks to kubelets.
+pub fn kubelet_client_tls(pki: &Pki) -> Result<rustls::ClientConfig> {
     Ok(rustls::ClientConfig::builder()
-        .with_root_certificates(roots(&pki.server_ca)?)
-        .with_client_auth_cert(client.chain()?, client.private_key()?)?)
+        .with_root_certificates(pki.server_ca.roots()?)
+        .with_client_cert_resolver(pki.api_to_kubelet.clone()))
 }
 
 /// Binds the API's port.
@@ -151,7 +142,8 @@ pub fn start(config: &Server, pki: &Pki, api: &ApiServer, process: &Process) {
     }));
     if config.enabled("controllers") {
         let context = process.context("system:kube-controller-manager", &[]);
-        let settings = controllers::Config { root_ca: pki.server_ca.certificate.clone(), ..controllers::Config::default() };
+        let settings =
+            controllers::Config { root_ca: pki.server_ca.certificate.clone(), ..controllers::Config::default() };
         process.tasks.spawn(controllers::run(context, settings));
     }
     if config.enabled("scheduler") {

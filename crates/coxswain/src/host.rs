@@ -22,3 +22,14 @@ pub fn address() -> IpAddr {
     };
     routed().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
 }
+
+/// Lifts the soft limit of open files to the hard one: connections and watches are many, and the soft limit is low for the sake of
+/// programs that use select().
+pub fn raise_file_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let raised =
+        getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(errno) = raised {
+        tracing::warn!(%errno, "the limit of open files stays low");
+    }
+}

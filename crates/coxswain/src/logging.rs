@@ -1,6 +1,8 @@
 //! Structured logs to standard error.
 
+use anyhow::{Result, bail};
 use clap::ValueEnum;
+use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -11,11 +13,34 @@ pub enum LogFormat {
 }
 
 /// `level` is a level (`info`) or a filter by module (`info,apiserver=debug`).
-pub fn start(level: &str, format: LogFormat) {
-    let filter = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
+pub fn filter(level: &str) -> Result<EnvFilter> {
+    for part in level.split(',') {
+        // A word alone is read as a module by the filter, which would silence everything else.
+        let level = part.rsplit_once('=').map_or(part, |(_, level)| level);
+        if level.parse::<LevelFilter>().is_err() {
+            bail!("--log-level {part}: not one of error, warn, info, debug, trace, off");
+        }
+    }
+    Ok(EnvFilter::try_new(level)?)
+}
+
+pub fn start(filter: EnvFilter, format: LogFormat) {
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
         LogFormat::Text => builder.init(),
         LogFormat::Json => builder.json().init(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels() {
+        assert!(filter("info").is_ok() && filter("info,apiserver=debug,kubelet::pod=trace").is_ok());
+        for bad in ["", "loud", "info,apiserver=loud", "info,apiserver"] {
+            assert!(filter(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -9,6 +9,7 @@ mod host;
 mod kubeconfig;
 mod logging;
 mod node;
+mod pause;
 mod pki;
 mod progress;
 mod server;
@@ -31,8 +32,8 @@ struct Cli {
 enum Command {
     /// Run a server: API, controllers and scheduler, and a node unless --disable-agent
     Server(Box<config::ServerArgs>),
-    /// Say what this machine lacks to run a node, one line each with the mend
-    Check(config::CheckArgs),
+    /// Say what this machine lacks to run such a server, one line each with the mend
+    Check(Box<config::ServerArgs>),
 }
 
 fn main() -> ExitCode {
@@ -44,8 +45,8 @@ fn main() -> ExitCode {
         Err(error) => return fail(&error),
     };
     match Cli::parse_from(arguments).command {
-        Command::Server(args) => run_server(*args),
-        Command::Check(args) => check::run(&args),
+        Command::Server(args) => with_config(*args, run_server),
+        Command::Check(args) => with_config(*args, |config| check::run(&config)),
     }
 }
 
@@ -66,12 +67,23 @@ fn called_as(name: &str) -> bool {
     std::path::Path::new(&program).file_name().is_some_and(|file| file == name)
 }
 
-fn run_server(args: config::ServerArgs) -> ExitCode {
-    let config = match config::Server::from_args(args) {
-        Ok(config) => config,
+fn with_config(args: config::ServerArgs, run: impl FnOnce(config::Server) -> ExitCode) -> ExitCode {
+    match config::Server::from_args(args) {
+        Ok(config) => run(config),
+        Err(error) => fail(&error),
+    }
+}
+
+fn run_server(config: config::Server) -> ExitCode {
+    // Pods' files get their modes from code that says what others may do; a mask from some shell must not take that away, nor
+    // an empty one give more. Secrets say 0600 themselves.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    let filter = match logging::filter(&config.log_level) {
+        Ok(filter) => filter,
         Err(error) => return fail(&error),
     };
-    logging::start(&config.log_level, config.log_format);
+    logging::start(filter, config.log_format);
+    host::raise_file_limit();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&anyhow::Error::new(error).context("cannot start the async runtime")),

@@ -12,21 +12,24 @@ use network::podnet::{PodNetConfig, run_podnet};
 use network::proxy::{ProxyConfig, run_proxy};
 use tokio::net::TcpListener;
 
-use crate::GIT_VERSION;
 use crate::config::Server;
 use crate::control_plane::{Process, server_tls};
 use crate::pki::Pki;
 use crate::progress::Progress;
+use crate::{GIT_VERSION, pause};
 
-const KUBELET_PORT: u16 = 10250;
+pub const KUBELET_PORT: u16 = 10250;
 /// Pods reach DNS at port 53 of its service; this is the port behind it, on the node's own address.
-const DNS_PORT: u16 = 10053;
+pub const DNS_PORT: u16 = 10053;
 /// kube-proxy's health, as upstream.
-const PROXY_HEALTHZ_PORT: u16 = 10256;
+pub const PROXY_HEALTHZ_PORT: u16 = 10256;
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// Starts everything that makes this machine a node.
 pub async fn start(config: &Server, pki: &Pki, process: &Process, progress: &Progress) -> Result<()> {
+    // First, since a port in use is found out at once.
+    let address = SocketAddr::new(config.bind_address, KUBELET_PORT);
+    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     let podnet = podnet_config(config)?;
     let endpoint = match &config.runtime_endpoint {
         Some(endpoint) => endpoint.clone(),
@@ -58,7 +61,7 @@ pub async fn start(config: &Server, pki: &Pki, process: &Process, progress: &Pro
         };
         spawn(process, "cluster DNS", run_dns(process.context("system:kube-dns", &[]), settings));
     }
-    start_kubelet(config, pki, process, &endpoint, node()).await?;
+    start_kubelet(config, pki, process, listener, &endpoint, node())?;
     progress.step(format_args!("node {} started", config.node_name));
     Ok(())
 }
@@ -90,7 +93,7 @@ fn podnet_config(config: &Server) -> Result<PodNetConfig> {
 /// Starts the installed containerd on folders of ours, or takes over the one that an earlier server started.
 async fn start_containerd(config: &Server, podnet: &PodNetConfig, process: &Process) -> Result<String> {
     let binary = find_binary().context("containerd is not installed: apt-get install containerd runc")?;
-    let dir = config.data_dir.join("containerd");
+    let dir = containerd_dir(config);
     let settings = Settings {
         binary,
         root_dir: dir.join("root"),
@@ -101,10 +104,23 @@ async fn start_containerd(config: &Server, podnet: &PodNetConfig, process: &Proc
         log_file: dir.join("containerd.log"),
     };
     make_folders(&[&settings.root_dir, &settings.state_dir, &settings.cni_conf_dir, &settings.cni_bin_dir])?;
+    let (socket, binary) = (settings.socket(), settings.binary.clone());
     let supervisor = Supervisor::start(settings).await.context("cannot start containerd")?;
+    if config.pause_image == pause::IMAGE {
+        pause::provide(&socket, &binary).await?;
+    }
     let endpoint = supervisor.endpoint();
     process.tasks.spawn(supervisor.run(process.shutdown.clone()));
     Ok(endpoint)
+}
+
+fn containerd_dir(config: &Server) -> PathBuf {
+    config.data_dir.join("containerd")
+}
+
+/// Where the containerd that we start listens.
+pub fn containerd_socket(config: &Server) -> PathBuf {
+    containerd_dir(config).join("state/containerd.sock")
 }
 
 fn make_folders(folders: &[&Path]) -> Result<()> {
@@ -114,10 +130,11 @@ fn make_folders(folders: &[&Path]) -> Result<()> {
     Ok(())
 }
 
-async fn start_kubelet(
+fn start_kubelet(
     config: &Server,
     pki: &Pki,
     process: &Process,
+    listener: TcpListener,
     endpoint: &str,
     context: client::Context,
 ) -> Result<()> {
@@ -125,14 +142,13 @@ async fn start_kubelet(
     settings.cluster_dns = vec![config.cluster_dns.into()];
     settings.cluster_domain.clone_from(&config.cluster_domain);
     settings.cluster_cidr = Some(config.cluster_cidr.clone());
+    settings.sandbox_image = Some(config.pause_image.clone());
     settings.version = GIT_VERSION.to_owned();
     settings.port = KUBELET_PORT;
-    let address = SocketAddr::new(config.bind_address, KUBELET_PORT);
-    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     let api = context.client.clone();
     let kubelet = Kubelet::new(context, settings.clone()).context("cannot start the kubelet")?;
     let server = kubelet::server::Server::of(&settings, kubelet.store(), kubelet.runtime(), api);
-    let tls = server_tls(&pki.kubelet, &pki.client_ca)?;
+    let tls = server_tls(pki.kubelet.clone(), &pki.client_ca)?;
     process.tasks.spawn(kubelet::server::run(Arc::new(server), listener, tls, process.shutdown.clone()));
     process.tasks.spawn(kubelet.run());
     Ok(())

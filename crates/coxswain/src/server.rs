@@ -1,16 +1,18 @@
 //! `coxswain server`: the order in which everything starts and stops.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use apiserver::ApiServer;
 use nix::fcntl::{Flock, FlockArg};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Server;
 use crate::control_plane::{self, Process};
-use crate::pki::{Names, Pki};
+use crate::pki::{self, Names, Pki};
 use crate::progress::Progress;
 use crate::{GIT_VERSION, files, kubeconfig, node};
 
@@ -21,12 +23,13 @@ const STOP_WITHIN: Duration = Duration::from_secs(10);
 pub async fn run(config: Server) -> Result<()> {
     let progress = Progress::start();
     progress.step(format_args!("coxswain {GIT_VERSION}, data in {}", config.data_dir.display()));
-    files::private_dir(&config.data_dir)?;
+    files::make_dir(&config.data_dir)?;
     let _lock = lock(&config.data_dir)?;
     let listener = control_plane::listen(&config).await?;
     rustls::crypto::ring::default_provider().install_default().ok();
 
     let pki = Pki::open(&config.data_dir.join("tls"), &names(&config)).context("cannot set up certificates")?;
+    let pki = Arc::new(pki);
     join_token(&config)?;
     let store = control_plane::open_store(&config)?;
     let api = control_plane::build(&config, &pki, store.clone())?;
@@ -34,25 +37,16 @@ pub async fn run(config: Server) -> Result<()> {
 
     // The API stops last: components say goodbye through it.
     let api_shutdown = CancellationToken::new();
-    let tls = control_plane::server_tls(&pki.api, &pki.client_ca)?;
+    let tls = control_plane::server_tls(pki.api.clone(), &pki.client_ca)?;
     let serving = tokio::spawn(apiserver::http::listener::serve(api.clone(), listener, tls, api_shutdown.clone()));
     control_plane::bootstrap(&config, &pki, &api).await?;
-    let url = format!("https://{}", kubeconfig_address(&config));
-    let admin = kubeconfig::render(&url, &pki.server_ca.certificate, &pki.admin);
-    files::write_private(&config.kubeconfig, admin.as_bytes())?;
-    progress.step(format_args!("API server ready on {url}"));
+    write_kubeconfig(&config, &pki)?;
+    progress.step(format_args!("API server ready on {}", url(&config)));
 
     let shutdown = CancellationToken::new();
     let process = Process::new(&api, shutdown.clone());
-    control_plane::start(&config, &pki, &api, &process);
-    progress.step("controllers and scheduler started");
-    if config.agent {
-        node::start(&config, &pki, &process, &progress).await?;
-    }
-    println!("\nKubeconfig: {}", config.kubeconfig.display());
-    println!("Try:        kubectl --kubeconfig {} get nodes\n", config.kubeconfig.display());
+    let outcome = work(&config, &pki, &api, &process, &progress).await;
 
-    stopped().await?;
     progress.step("stopping; containers keep running");
     api.health.set_stopping();
     shutdown.cancel();
@@ -64,6 +58,29 @@ pub async fn run(config: Server) -> Result<()> {
     let _ = serving.await;
     store.shutdown().await;
     progress.step("stopped");
+    outcome
+}
+
+/// Starts the components on a serving API, and waits for the signal to stop.
+async fn work(config: &Server, pki: &Arc<Pki>, api: &ApiServer, process: &Process, progress: &Progress) -> Result<()> {
+    let mut signals = Signals::listen()?;
+    let renewed = {
+        let (config, pki) = (config.clone(), pki.clone());
+        move || write_kubeconfig(&config, &pki)
+    };
+    process.tasks.spawn(pki::keep_renewed(pki.clone(), process.shutdown.clone(), renewed));
+    control_plane::start(config, pki, api, process);
+    progress.step("controllers and scheduler started");
+    if config.agent {
+        tokio::select! {
+            started = node::start(config, pki, process, progress) => started?,
+            () = signals.stop() => return Ok(()),
+        }
+    }
+    let kubeconfig = config.kubeconfig.display();
+    progress.print(format_args!("\nKubeconfig: {kubeconfig}"));
+    progress.print(format_args!("Try:        kubectl --kubeconfig {kubeconfig} get nodes\n"));
+    signals.stop().await;
     Ok(())
 }
 
@@ -101,7 +118,17 @@ fn join_token(config: &Server) -> Result<()> {
             bytes.iter().map(|b| format!("{b:02x}")).collect()
         }
     };
-    files::write_private(&path, token.as_bytes())
+    files::write_changed(&path, token.as_bytes())
+}
+
+/// The administrator's way in. The file changes only when what it says does.
+fn write_kubeconfig(config: &Server, pki: &Pki) -> Result<()> {
+    let content = kubeconfig::render(&url(config), &pki.server_ca.certificate, &pki.admin.pem());
+    files::write_changed(&config.kubeconfig, content.as_bytes())
+}
+
+fn url(config: &Server) -> String {
+    format!("https://{}", kubeconfig_address(config))
 }
 
 /// Loopback where the server listens on it, since that needs no route.
@@ -111,9 +138,19 @@ fn kubeconfig_address(config: &Server) -> std::net::SocketAddr {
     std::net::SocketAddr::new(address, config.port)
 }
 
-async fn stopped() -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
-    Ok(())
+/// What asks the server to stop.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self> {
+        let listen = |kind| signal(kind).context("cannot listen for signals");
+        Ok(Signals { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    async fn stop(&mut self) {
+        tokio::select! { _ = self.terminate.recv() => {}, _ = self.interrupt.recv() => {} }
+    }
 }

@@ -4,7 +4,6 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cri::messages::image::Image;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use tokio_util::sync::CancellationToken;
@@ -128,12 +127,10 @@ async fn collect_images(shared: &Shared, used: &mut HashMap<String, Timestamp>) 
     }
     let containers = shared.runtime.list_containers(&[]).await?;
     let in_use: HashSet<String> = containers.iter().map(|container| container.image_ref.clone()).collect();
-    let pinned =
-        |image: &Image| image.pinned || image.repo_tags.iter().any(|name| shared.config.pinned_images.contains(name));
     used.retain(|id, _| images.iter().any(|image| image.id == *id));
     for image in &images {
         let names = || std::iter::once(&image.id).chain(&image.repo_digests).chain(&image.repo_tags);
-        if pinned(image) || names().any(|name| in_use.contains(name)) {
+        if image.pinned || names().any(|name| in_use.contains(name)) {
             used.insert(image.id.clone(), now);
         } else {
             used.entry(image.id.clone()).or_insert(now);
@@ -143,7 +140,7 @@ async fn collect_images(shared: &Shared, used: &mut HashMap<String, Timestamp>) 
     let mount = file_systems.first().and_then(|usage| usage.fs_id.as_ref()).map(|id| PathBuf::from(&id.mountpoint));
     let Some(mount) = mount else { return Ok(()) };
     let (total, available) = machine::storage(&mount);
-    let sizes = images.iter().filter(|image| !pinned(image)).map(|image| Unused {
+    let sizes = images.iter().filter(|image| !image.pinned).map(|image| Unused {
         id: image.id.clone(),
         bytes: i64::try_from(image.size).unwrap_or(i64::MAX),
         since: used.get(&image.id).copied().unwrap_or(now),
