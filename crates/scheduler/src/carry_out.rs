@@ -1,6 +1,8 @@
 //! Carrying decisions out over the API: binding pods, saying why not, making room.
 
-use client::{EventType, Recorder, is_not_found};
+use std::sync::Arc;
+
+use client::{EventType, Recorder, found, is_conflict, is_not_found};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Binding, ObjectReference, Pod, PodCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -9,6 +11,9 @@ use serde_json::{Value, json};
 
 use crate::core::Failure;
 use crate::pod::PodInfo;
+
+/// Writes of a status that others keep changing.
+const ATTEMPTS: u32 = 3;
 
 #[derive(Clone)]
 pub struct Executor {
@@ -50,33 +55,41 @@ impl Executor {
         self.report(pod, "SchedulerError", &message, None).await;
     }
 
-    /// Makes room first: the sooner the victims go, the sooner the pod can come.
+    /// Tells why, and makes room: in this order, since the pod may be bound as soon as the room is there.
     pub async fn report_failure(&self, failure: &Failure) {
         let Failure { pod, message, nominated, victims } = failure;
+        self.report(pod, "Unschedulable", message, nominated.as_deref()).await;
         if let Some(node) = nominated {
             for victim in victims {
                 self.evict(victim, pod, node).await;
             }
         }
-        self.report(pod, "Unschedulable", message, nominated.as_deref()).await;
     }
 
     async fn report(&self, pod: &PodInfo, reason: &str, message: &str, nominated: Option<&str>) {
         self.recorder.warning(&*pod.pod, "FailedScheduling", message);
-        let patch = unscheduled(&pod.pod, reason, message, nominated, Timestamp::now());
-        if let Some(patch) = patch {
-            self.patch_status(pod, &patch).await;
+        let mut current = pod.pod.clone();
+        for _ in 0..ATTEMPTS {
+            let Some(patch) = unscheduled(&current, reason, message, nominated, Timestamp::now()) else { return };
+            if !self.patch_status(pod, &patch).await.is_err_and(|error| is_conflict(&error)) {
+                return;
+            }
+            // If it is because the pod has been bound meanwhile, that is the newer truth.
+            match found(self.pods(pod).get(pod.name()).await) {
+                Ok(Some(fresh)) if fresh.metadata.uid == current.metadata.uid && !is_bound(&fresh) => {
+                    current = Arc::new(fresh);
+                }
+                _ => return,
+            }
         }
     }
 
-    async fn patch_status(&self, pod: &PodInfo, patch: &Value) {
+    async fn patch_status(&self, pod: &PodInfo, patch: &Value) -> Result<(), kube::Error> {
         let patched = self.pods(pod).patch_status(pod.name(), &PatchParams::default(), &Patch::Strategic(patch)).await;
         // What was not written is written with the next attempt to schedule the pod.
-        if let Err(error) = patched.map(|_| ())
-            && !is_not_found(&error)
-        {
+        patched.map(|_| ()).inspect_err(|error| {
             tracing::debug!(namespace = pod.namespace(), pod = pod.name(), %error, "status not written");
-        }
+        })
     }
 
     async fn evict(&self, victim: &PodInfo, pod: &PodInfo, node: &str) {
@@ -89,7 +102,8 @@ impl Executor {
             "lastTransitionTime": Timestamp::now(),
         });
         let patch = json!({"metadata": {"uid": &*victim.uid}, "status": {"conditions": [condition]}});
-        self.patch_status(victim, &patch).await;
+        // The condition only explains; the pod has to go with or without.
+        let _ = self.patch_status(victim, &patch).await;
         let exactly = Preconditions { uid: Some(victim.uid.to_string()), resource_version: None };
         let params = DeleteParams { preconditions: Some(exactly), ..DeleteParams::default() };
         match self.pods(victim).delete(victim.name(), &params).await {
@@ -103,6 +117,10 @@ impl Executor {
             }
         }
     }
+}
+
+fn is_bound(pod: &Pod) -> bool {
+    pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some())
 }
 
 fn reference(pod: &Pod) -> ObjectReference {
@@ -135,7 +153,9 @@ fn unscheduled(pod: &Pod, reason: &str, message: &str, nominated: Option<&str>, 
     if nominates {
         status["nominatedNodeName"] = json!(nominated);
     }
-    Some(json!({"metadata": {"uid": pod.metadata.uid}, "status": status}))
+    // Refused if the pod has changed since it was judged.
+    let metadata = json!({"uid": pod.metadata.uid, "resourceVersion": pod.metadata.resource_version});
+    Some(json!({"metadata": metadata, "status": status}))
 }
 
 #[cfg(test)]
@@ -146,11 +166,11 @@ mod tests {
     #[test]
     fn a_status_that_says_it_already_is_left_alone() {
         let now = Timestamp::UNIX_EPOCH;
-        let fresh = pod("metadata: {name: a, uid: u, generation: 2}");
+        let fresh = pod("metadata: {name: a, uid: u, generation: 2, resourceVersion: '7'}");
         let patch = unscheduled(&fresh, "Unschedulable", "why", None, now).unwrap();
         assert_eq!(
             patch.to_string(),
-            r#"{"metadata":{"uid":"u"},"status":{"conditions":[{"lastTransitionTime":"1970-01-01T00:00:00Z","message":"why","observedGeneration":2,"reason":"Unschedulable","status":"False","type":"PodScheduled"}]}}"#
+            r#"{"metadata":{"resourceVersion":"7","uid":"u"},"status":{"conditions":[{"lastTransitionTime":"1970-01-01T00:00:00Z","message":"why","observedGeneration":2,"reason":"Unschedulable","status":"False","type":"PodScheduled"}]}}"#
         );
         let told = pod(
             "metadata: {name: a, uid: u}\nstatus: {conditions: [{type: PodScheduled, status: 'False', reason: Unschedulable, message: why}]}",
