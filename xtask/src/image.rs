@@ -28,9 +28,6 @@ const APPLETS: &[&str] = &[
     "wc", "wget",
 ];
 
-/// Runs until it is told to stop, and then stops at once.
-const PAUSE: &str = "#!/bin/sh\ntrap 'exit 0' TERM INT\nsleep 2147483647 &\nwait\n";
-
 /// Serves its own host name, and where asked the request's source, on port 80 (or $PORT).
 const WEB: &str = "#!/bin/sh
 mkdir -p /tmp/www/cgi-bin
@@ -68,7 +65,6 @@ pub fn test_images() -> Result<Vec<Image>> {
     let script =
         |path: &'static str, text: &str| BTreeMap::from([(path.to_owned(), (text.as_bytes().to_vec(), 0o755))]);
     Ok(vec![
-        Image { reference: "registry.k8s.io/pause:3.10", files: script("pause", PAUSE), command: vec!["/pause"] },
         Image { reference: "docker.io/library/busybox:1", files: BTreeMap::new(), command: vec!["sh"] },
         Image { reference: "docker.io/coxswain/web:1", files: script("web", WEB), command: vec!["/web"] },
         Image {
