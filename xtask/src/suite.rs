@@ -9,10 +9,12 @@ use anyhow::{Context as _, Result, bail};
 use crate::e2e::host;
 use crate::{codegen, e2e, layers, protobuf};
 
+type Step = fn() -> Result<()>;
+
 /// Runs all checks and tests; stops at the first that fails.
 pub fn test() -> Result<()> {
     host::install()?;
-    let steps: [(&str, fn() -> Result<()>); 7] = [
+    let steps: [(&str, Step); 7] = [
         ("format", || cargo(&["fmt", "--all", "--check"])),
         ("layers", layers::run),
         ("generated data: schema", || codegen::run(&["--check".to_owned()])),
