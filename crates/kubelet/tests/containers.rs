@@ -527,6 +527,7 @@ async fn many_pods_at_once(machine: &Machine) {
     }
     let took = begun.elapsed();
     println!("  {COUNT} pods running after {took:?}: {:.1} pods/s", f64::from(COUNT) / took.as_secs_f64());
+    trap_set().await;
     for n in 0..COUNT {
         machine.api.delete("pods", "default", &format!("many-{n}"), 30);
     }
