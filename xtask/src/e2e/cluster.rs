@@ -15,12 +15,14 @@ const READY_WITHIN: Duration = Duration::from_secs(30);
 
 pub struct Cluster {
     work: PathBuf,
+    /// With which the runner itself looks at the cluster.
+    kubectl: PathBuf,
 }
 
 impl Cluster {
     /// Starts from nothing: whatever an earlier run left in `work` goes first.
-    pub fn start(binary: &Path, work: &Path) -> Result<Self> {
-        let cluster = Cluster { work: work.to_owned() };
+    pub fn start(binary: &Path, work: &Path, kubectl: &Path) -> Result<Self> {
+        let cluster = Cluster { work: work.to_owned(), kubectl: kubectl.to_owned() };
         cluster.stop();
         let _ = fs::remove_dir_all(work);
         fs::create_dir_all(work)?;
@@ -75,7 +77,7 @@ impl Cluster {
     fn wait_ready(&self, started: Instant) -> Result<()> {
         let kubeconfig = self.data().join("kubeconfig.yaml");
         let ready = |what: &[&str]| {
-            let output = Command::new("kubectl").arg("--kubeconfig").arg(&kubeconfig).args(what).output();
+            let output = Command::new(&self.kubectl).arg("--kubeconfig").arg(&kubeconfig).args(what).output();
             output.is_ok_and(|o| o.status.success() && String::from_utf8_lossy(&o.stdout).contains("True"))
         };
         let condition = "jsonpath={.items[*].status.conditions[?(@.type=='Ready')].status}";
@@ -121,7 +123,7 @@ impl Cluster {
         let path = self.work.join(format!("{namespace}.kubeconfig"));
         fs::copy(&admin, &path)?;
         let kubectl = || {
-            let mut command = Command::new("kubectl");
+            let mut command = Command::new(&self.kubectl);
             command.arg("--kubeconfig").arg(&path);
             command
         };

@@ -27,7 +27,13 @@ pub fn install() -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         bail!("the end-to-end test runs containers and makes network namespaces: run it as root");
     }
-    let missing: Vec<&str> = PACKAGES.iter().filter(|(program, _)| find(program).is_none()).map(|(_, p)| *p).collect();
+    let mut missing: Vec<&str> =
+        PACKAGES.iter().filter(|(program, _)| find(program).is_none()).map(|(_, p)| *p).collect();
+    // Not a program on the path: pip is a module of whichever Python comes first.
+    let pip = Command::new("python3").args(["-m", "pip", "--version"]).output();
+    if !pip.is_ok_and(|output| output.status.success()) {
+        missing.push("python3-pip");
+    }
     if missing.is_empty() {
         return Ok(());
     }

@@ -50,13 +50,14 @@ pub fn run(args: &[String]) -> Result<()> {
     host::install()?;
     let binary = options.binary.clone().map_or_else(|| host::build(options.dev), Ok)?;
     let kubectls = host::kubectls()?;
+    let (_, newest) = kubectls.last().context("no kubectl to test with")?;
     let work = crate::root().join("target/e2e");
     host::enter_private_network()?;
     for round in 1..=options.repeat {
         if options.repeat > 1 {
             println!("round {round} of {}", options.repeat);
         }
-        let cluster = Cluster::start(&binary, &work)?;
+        let cluster = Cluster::start(&binary, &work, newest)?;
         let outcome = scenarios(&options, &cluster, &kubectls);
         if options.keep {
             println!("cluster kept: {}", cluster.describe());
