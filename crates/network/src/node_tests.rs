@@ -201,6 +201,12 @@ fn the_pod_network_follows_the_nodes() {
         let own = ("10.42.0.0/24".to_owned(), Via::Unreachable);
         becomes(vec![own.clone()], routes);
 
+        let masquerades =
+            || site.host.nft(&["list", "ruleset"]).contains("ip saddr 10.42.0.0/24 ip daddr != 10.42.0.0/16");
+        assert!(masquerades());
+        site.host.nft(&["flush", "ruleset"]);
+        becomes(true, masquerades);
+
         let gateway = |address: &str| Via::Gateway { address: address.parse().unwrap() };
         let expect = |destination: &str, address: &str| vec![own.clone(), (destination.to_owned(), gateway(address))];
         // A node that cannot be reached directly does no harm.

@@ -14,6 +14,7 @@ use k8s_openapi::api::core::v1::Node;
 
 use crate::cni::config::{PLUGIN_NAMES, PodNetwork};
 use crate::netlink::route::{Handle, Route, Via};
+use crate::nft::{Family, Monitor, Seen};
 use crate::sysctl::write_sysctl;
 use crate::{Error, Result, cni, nft};
 
@@ -66,10 +67,19 @@ pub async fn run_podnet(context: Context, config: PodNetConfig) -> Result<()> {
         }
     });
     nodes.synced().await;
+    let monitor = Monitor::open()?;
     let mut prepared: Vec<IpNet> = Vec::new();
     loop {
         tokio::select! {
             () = context.shutdown.cancelled() => return Ok(()),
+            seen = monitor.next() => {
+                if !prepared.is_empty() && is_our_loss(&seen, &prepared) {
+                    tracing::warn!("the rules of the pod network were deleted by another program; writing them again");
+                    prepared.clear();
+                    queue.add(());
+                }
+                continue;
+            }
             () = queue.next() => {}
         }
         let synced = sync(&config, &nodes.list(), &mut prepared);
@@ -78,6 +88,16 @@ pub async fn run_podnet(context: Context, config: PodNetConfig) -> Result<()> {
         }
         queue.done(&(), synced.is_err());
     }
+}
+
+/// Whether somebody else deleted our table, and it is still gone.
+fn is_our_loss(seen: &Seen, networks: &[IpNet]) -> bool {
+    let concerns_us = match seen {
+        Seen::TableDeleted(table) => table == cni::rules::TABLE,
+        Seen::Lost => true,
+    };
+    let gone = |network: &IpNet| !nft::exists(Family::of(network.addr()), cni::rules::TABLE).unwrap_or(false);
+    concerns_us && networks.iter().any(gone)
 }
 
 /// Brings host and routes to what the nodes say. `prepared` are the networks that the host is ready for.
@@ -212,5 +232,5 @@ fn link_mtu(node_ips: &[IpAddr]) -> Result<u32> {
 
 /// Whether the kernel has what the pod network needs; for `coxswain check`.
 pub fn probe() -> Result<()> {
-    nft::exists(nft::Family::V4, cni::hostports::TABLE).map(drop)
+    nft::exists(nft::Family::V4, cni::rules::TABLE).map(drop)
 }

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::net::IpAddr;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ipnet::IpNet;
 use nix::sched::{CloneFlags, setns};
@@ -57,7 +58,24 @@ pub fn attach(attachment: &Attachment) -> Result<Attached> {
             pod.set_route(&route)?;
         }
     }
+    wait_until_operational(&mut host, &host_link.name)?;
+    wait_until_operational(&mut pod, &pod_link.name)?;
     Ok(Attached { host_mac: host_link.mac, pod_mac: pod_link.mac })
+}
+
+/// The end that was set up first becomes able to send on a kernel thread, a moment after its peer is up. What it is given
+/// before is lost: a pod's first packet would wait a second for the next ARP request. To ask makes newer kernels do it at
+/// once; older ones need the moment, and a pod is not held back for longer.
+fn wait_until_operational(handle: &mut Handle, link: &str) -> Result<()> {
+    const MOMENT: Duration = Duration::from_micros(200);
+    const ATTEMPTS: u32 = 250;
+    for _ in 0..ATTEMPTS {
+        if handle.expect_link(link)?.operational {
+            return Ok(());
+        }
+        std::thread::sleep(MOMENT);
+    }
+    Ok(())
 }
 
 /// Takes the pair away. No error if it is gone, as it is when the pod's namespace is.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::ipam::{Owner, PortMapping};
+use super::rules::Networks;
 use crate::nft::Protocol;
 use crate::{Error, Result};
 
@@ -96,6 +97,10 @@ impl NetworkConfig {
     pub fn parse(stdin: &[u8]) -> Result<Self> {
         serde_json::from_slice(stdin)
             .map_err(|error| Error::Config(format!("cannot decode the configuration: {error}")))
+    }
+
+    pub fn networks(&self) -> Networks<'_> {
+        Networks { pods: &self.pod_cidrs, cluster: &self.cluster_cidrs }
     }
 
     /// The host's address on the pod network that `address` lies in: its first.

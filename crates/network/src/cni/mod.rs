@@ -11,8 +11,8 @@
 
 pub mod attach;
 pub mod config;
-pub mod hostports;
 pub mod ipam;
+pub mod rules;
 
 #[cfg(test)]
 mod tests;
@@ -25,6 +25,7 @@ use serde_json::{Value, json};
 use self::attach::Attachment;
 use self::config::{Environment, NetworkConfig, version_at_least};
 use self::ipam::{Owner, Pool, Record};
+use self::rules::Networks;
 use crate::{Error, Result};
 
 /// Versions of the CNI specification that we speak.
@@ -134,7 +135,7 @@ fn add(config: &NetworkConfig, call: &Environment) -> Result<Value> {
 
 fn connect(config: &NetworkConfig, call: &Environment, pool: &Pool, record: &Record) -> Result<attach::Attached> {
     let attached = attach::attach(&attachment(config, call, record)?)?;
-    hostports::publish(config, pool, record)?;
+    rules::publish(config.networks(), pool, record)?;
     Ok(attached)
 }
 
@@ -152,7 +153,7 @@ fn attachment(config: &NetworkConfig, call: &Environment, record: &Record) -> Re
 fn release(config: &NetworkConfig, pool: &mut Pool, owner: &Owner) -> Result<()> {
     attach::detach(&owner.host_link())?;
     for record in pool.records()?.into_iter().filter(|record| record.owner == *owner) {
-        hostports::withdraw(config, &record)?;
+        rules::withdraw(config.networks(), &record)?;
         pool.release(&record)?;
     }
     Ok(())
@@ -185,7 +186,7 @@ pub fn restore(network: &config::PodNetwork) -> Result<()> {
         attach::detach(&record.owner.host_link())?;
         pool.release(record)?;
     }
-    hostports::write_table(&network.pod_cidrs, &network.cluster_cidrs, &alive)
+    rules::write_table(Networks { pods: &network.pod_cidrs, cluster: &network.cluster_cidrs }, &alive)
 }
 
 /// Releases what belongs to none of the attachments that the runtime says are valid.

@@ -26,7 +26,10 @@ pub struct Link {
     pub name: String,
     /// As text, `aa:bb:…`.
     pub mac: String,
+    /// Asked to be up.
     pub up: bool,
+    /// Really passes packets.
+    pub operational: bool,
     pub mtu: u32,
 }
 
@@ -263,8 +266,10 @@ fn parse_link(payload: &[u8]) -> Option<Link> {
         .get(libc::IFLA_ADDRESS)
         .map(|a| a.value.iter().map(|b| format!("{b:02x}")).collect())
         .unwrap_or_default();
+    const IF_OPER_UP: u8 = 6;
+    let operational = attributes.get(libc::IFLA_OPERSTATE).is_some_and(|a| a.value.first() == Some(&IF_OPER_UP));
     let mtu = attributes.get(libc::IFLA_MTU).and_then(|a| a.as_ne32()).unwrap_or_default();
-    Some(Link { index: field(4), name, mac: mac.join(":"), up: field(8) & libc::IFF_UP as u32 != 0, mtu })
+    Some(Link { index: field(4), name, mac: mac.join(":"), up: field(8) & libc::IFF_UP as u32 != 0, operational, mtu })
 }
 
 impl Handle {

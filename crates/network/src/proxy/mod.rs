@@ -28,7 +28,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use parking_lot::RwLock;
 
 use crate::endpoints;
-use crate::nft::{self, Family, Monitor, Seen};
+use crate::nft::{self, Family, Monitor, Seen, Transaction};
 use crate::sysctl::{read_sysctl, write_sysctl};
 use crate::{Error, Result};
 use base::plan_base;
@@ -93,7 +93,8 @@ pub async fn run_proxy(context: Context, config: ProxyConfig) -> Result<()> {
     let healthz = config.healthz.map(|address| tokio::spawn(health.clone().serve_healthz(address)));
     // Ended with us, however we end.
     let _healthz = healthz.map(AbortOnDrop);
-    let mut proxy = Proxy { config, services, slices: slice_index, zone, tables, in_kernel: false, health };
+    let stale = StaleFlows::default();
+    let mut proxy = Proxy { config, services, slices: slice_index, zone, tables, health, stale, in_kernel: false };
     tune_connection_tracking();
     // The queue holds every service there is; taking all at once makes the first transaction the whole table.
     let mut batch = take_all(Vec::new(), &queue).await;
@@ -163,6 +164,8 @@ struct Proxy {
     zone: Arc<RwLock<Option<String>>>,
     tables: Vec<Table>,
     health: HealthChecks,
+    /// What is to be looked for once the rules are in the kernel.
+    stale: StaleFlows,
     /// Whether the kernel holds what `tables` says. If not, the next sync writes everything.
     in_kernel: bool,
 }
@@ -170,38 +173,44 @@ struct Proxy {
 impl Proxy {
     /// Plans the named services anew and commits what has changed.
     async fn sync(&mut self, names: &[ServiceName]) -> Result<()> {
-        let mut transactions = Vec::new();
-        let mut stale = StaleFlows::default();
-        for (position, table) in self.tables.iter_mut().enumerate() {
-            let config = self.config.plan_config(table.family(), self.zone.read().clone());
-            let mut plans = Vec::with_capacity(names.len());
-            for name in names {
-                let service = self.services.get(&name.0, &name.1);
-                let slices = self.slices.get(&endpoints::index_key(&name.0, &name.1));
-                let rules = service.map(|s| plan_service(&config, &s, &slices)).unwrap_or_default();
-                stale.note(table.rules(name), &rules);
-                // The first family speaks for the service.
-                if position == 0 {
-                    self.health.set(name, rules.health_check.as_ref());
-                }
-                plans.push((name.clone(), rules));
-            }
-            let changes = table.apply(plans);
-            transactions.push(if self.in_kernel { changes } else { table.replace() });
-        }
+        let transactions: Vec<_> = (0..self.tables.len()).map(|family| self.plan(family, names)).collect();
         // Until the kernel has agreed we do not know what it holds.
-        self.in_kernel = false;
-        self.health.set_synced(false);
+        let whole = !std::mem::replace(&mut self.in_kernel, false);
+        let committed = run_blocking(move || nft::commit(&transactions)).await;
+        self.in_kernel = committed.is_ok();
+        self.health.set_synced(committed.is_ok());
+        committed?;
+        let stale = std::mem::take(&mut self.stale);
         run_blocking(move || {
-            nft::commit(&transactions)?;
-            // Not before the table is there: it guards what this opens.
-            write_sysctl("net/ipv4/conf/all/route_localnet", "1")?;
+            if whole {
+                // Not before the table is there: it guards what this opens. Without it, all but 127.0.0.1 still answers.
+                if let Err(error) = write_sysctl("net/ipv4/conf/all/route_localnet", "1") {
+                    tracing::warn!(%error, "node ports will not answer on 127.0.0.1");
+                }
+            }
             stale.delete()
         })
-        .await?;
-        self.in_kernel = true;
-        self.health.set_synced(true);
-        Ok(())
+        .await
+    }
+
+    /// Plans the named services for one address family; returns what to commit.
+    fn plan(&mut self, family: usize, names: &[ServiceName]) -> Transaction {
+        let table = &mut self.tables[family];
+        let config = self.config.plan_config(table.family(), self.zone.read().clone());
+        let mut plans = Vec::with_capacity(names.len());
+        for name in names {
+            let service = self.services.get(&name.0, &name.1);
+            let slices = self.slices.get(&endpoints::index_key(&name.0, &name.1));
+            let rules = service.map(|s| plan_service(&config, &s, &slices)).unwrap_or_default();
+            self.stale.note(table.rules(name), &rules);
+            // The first family speaks for the service.
+            if family == 0 {
+                self.health.set(name, rules.health_check.as_ref());
+            }
+            plans.push((name.clone(), rules));
+        }
+        let changes = table.apply(plans);
+        if self.in_kernel { changes } else { table.replace() }
     }
 
     /// Somebody else may have deleted our table.
