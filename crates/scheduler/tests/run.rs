@@ -26,6 +26,13 @@ fn whole(value: &Value) -> Answer {
     Full::new(Bytes::from(value.to_string())).boxed_unsync()
 }
 
+fn refusal(code: u16, reason: &str) -> Response<Answer> {
+    let status = json!({
+        "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason, "message": "no",
+    });
+    Response::builder().status(code).body(whole(&status)).unwrap()
+}
+
 /// Answers every watch with what there is, keeps it open for more, and notes every write.
 #[derive(Clone)]
 struct Server {
@@ -48,6 +55,9 @@ impl Server {
     async fn answer(&self, request: Request<Body>) -> Response<Answer> {
         let (parts, body) = request.into_parts();
         let path = parts.uri.path().to_owned();
+        if parts.method == Method::GET && path.ends_with("/pods/raced") {
+            return Response::new(whole(&pod("raced", "1", Some("elsewhere"))));
+        }
         if parts.method == Method::GET {
             return self.watch(path, parts.uri.query().unwrap_or_default());
         }
@@ -57,19 +67,19 @@ impl Server {
         if path.ends_with("/binding") {
             return self.bind();
         }
+        if path.ends_with("/pods/raced/status") {
+            return refusal(409, "Conflict");
+        }
         Response::builder().status(201).body(whole(&body)).unwrap()
     }
 
     fn bind(&self) -> Response<Answer> {
         let refuse = std::mem::take(&mut *self.refuse_first_binding.lock());
-        let (code, status) = match refuse {
-            true => (
-                500,
-                json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 500, "reason": "InternalError", "message": "no"}),
-            ),
-            false => (201, json!({"kind": "Status", "apiVersion": "v1", "status": "Success", "code": 201})),
-        };
-        Response::builder().status(code).body(whole(&status)).unwrap()
+        if refuse {
+            return refusal(500, "InternalError");
+        }
+        let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Success", "code": 201});
+        Response::builder().status(201).body(whole(&status)).unwrap()
     }
 
     fn watch(&self, path: String, query: &str) -> Response<Answer> {
@@ -205,5 +215,16 @@ async fn room_is_made_for_a_more_important_pod() {
     let (path, options) = next(&mut written).await;
     assert_eq!(path, "DELETE /api/v1/namespaces/default/pods/victim");
     assert_eq!(options["preconditions"]["uid"], "uid-victim");
+    context.shutdown.cancel();
+}
+
+#[tokio::test]
+async fn a_report_that_comes_too_late_is_dropped() {
+    let (_, mut written, context) = start(vec![pod("first", "1", Some("n")), pod("raced", "1", None)], false);
+    let both = next_two(&mut written).await;
+    assert!(both.contains_key("PATCH /api/v1/namespaces/default/pods/raced/status"));
+    // The patch was refused, and the pod turned out to be bound by then.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(written.recv().now_or_never().is_none(), "it is not tried again");
     context.shutdown.cancel();
 }
