@@ -19,8 +19,8 @@ use crate::server::{ApiServer, Caller};
 #[derive(Clone, Debug)]
 pub struct Startup {
     pub bootstrap: bootstrap::Settings,
-    /// This server's address and port, as pods and other nodes reach it.
-    pub address: String,
+    /// This server's address and port, as pods and other nodes reach it; no address where only this host does, by loopback.
+    pub address: Option<String>,
     pub port: u16,
     /// Cluster IP of `default/kubernetes`.
     pub service_ip: String,
@@ -43,6 +43,10 @@ pub async fn start(server: &ApiServer, settings: &Startup) -> Result<()> {
 
 fn own_objects(settings: &Startup) -> Vec<Value> {
     let Startup { address, port, service_ip, .. } = settings;
+    let subsets = address.iter().map(|address| {
+        json!({"addresses": [{"ip": address}], "ports": [{"name": "https", "port": port, "protocol": "TCP"}]})
+    });
+    let endpoints = address.iter().map(|address| json!({"addresses": [address], "conditions": {"ready": true}}));
     let mut own = vec![
         json!({
             "apiVersion": "v1", "kind": "Service",
@@ -55,13 +59,13 @@ fn own_objects(settings: &Startup) -> Vec<Value> {
             "apiVersion": "v1", "kind": "Endpoints",
             "metadata": {"name": "kubernetes", "namespace": "default",
                 "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
-            "subsets": [{"addresses": [{"ip": address}], "ports": [{"name": "https", "port": port, "protocol": "TCP"}]}],
+            "subsets": subsets.collect::<Vec<_>>(),
         }),
         json!({
             "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
             "metadata": {"name": "kubernetes", "namespace": "default",
                 "labels": {"kubernetes.io/service-name": "kubernetes"}},
-            "endpoints": [{"addresses": [address], "conditions": {"ready": true}}],
+            "endpoints": endpoints.collect::<Vec<_>>(),
             "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
         }),
     ];

@@ -5,6 +5,8 @@ use apimachinery::field::{Error, ErrorList, Path};
 use apimachinery::meta;
 use serde_json::json;
 
+use super::{Context, Part, Strategy};
+
 /// `field is immutable` if `path` differs between the two.
 pub fn immutable(object: &Value, old: &Value, path: &[&str], errors: &mut ErrorList) {
     let (new, before) = (meta::at(object, path), meta::at(old, path));
@@ -56,5 +58,18 @@ pub fn copy_field(from: &Value, to: &mut Value, key: &str) {
             Some(value) => map.insert(key.to_owned(), value.clone()),
             None => map.remove(key),
         };
+    }
+}
+
+/// A kind of which the listed fields never change.
+pub struct Fixed(pub &'static [&'static [&'static str]]);
+
+impl Strategy for Fixed {
+    fn validate(&self, _cx: &Context<'_>, part: Part, object: &Value, old: Option<&Value>) -> ErrorList {
+        let mut errors = ErrorList::new();
+        if let (Some(old), Part::Main) = (old, part) {
+            self.0.iter().for_each(|path| immutable(object, old, path, &mut errors));
+        }
+        errors
     }
 }

@@ -3,17 +3,22 @@
 //! This folder is the only place of the API server that names kinds; one file per kind or family. There are no after-hooks: what
 //! happens after a commit is a controller's work.
 
+mod account;
+mod certificates;
 mod common;
+mod config;
 pub mod connect;
 pub mod convert;
 mod events;
 mod namespace;
+mod network;
 mod node;
 mod pod;
+mod policy;
 mod rbac;
 mod reviews;
 mod service;
-mod simple;
+mod storage;
 mod traits;
 mod workloads;
 
@@ -217,7 +222,12 @@ impl Strategies {
             node::strategies(),
             workloads::strategies(),
             events::strategies(),
-            simple::strategies(&services),
+            account::strategies(&services),
+            certificates::strategies(),
+            config::strategies(),
+            network::strategies(),
+            policy::strategies(),
+            storage::strategies(),
             rbac::strategies(&services),
             reviews::strategies(&services),
         ];

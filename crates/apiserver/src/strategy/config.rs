@@ -1,79 +1,21 @@
-//! Kinds with one or two peculiarities each.
+//! ConfigMaps and Secrets.
 
 use std::sync::Arc;
 
 use apimachinery::field::{Error, ErrorList, Path};
-use apimachinery::status::Result;
-use apimachinery::{Value, meta, names};
+use apimachinery::{Value, meta};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
 use super::common::{immutable, path_of};
-use super::{Context, Family, Part, Posted, Services, Strategy};
+use super::{Context, Family, Part, Strategy};
 
-pub fn strategies(services: &Arc<Services>) -> Family {
-    let plain = |group, plural, traits: Traits| {
-        let strategy: Arc<dyn Strategy> = Arc::new(Plain(traits));
-        (group, plural, strategy)
-    };
-    let uncounted = Traits::default();
-    let upserted = Traits { upsert: true, ..uncounted };
-    let mut family: Family = vec![
+pub fn strategies() -> Family {
+    vec![
         ("", "configmaps", Arc::new(Config { secret: false })),
         ("", "secrets", Arc::new(Config { secret: true })),
-        ("", "serviceaccounts", Arc::new(ServiceAccounts(services.clone()))),
-        plain("coordination.k8s.io", "leases", Traits { volatile: true, ..upserted }),
-        plain("", "endpoints", upserted),
-        plain("", "limitranges", upserted),
-        plain("", "resourcequotas", Traits { returns: true, ..uncounted }),
-        plain("", "persistentvolumes", Traits { returns: true, ..uncounted }),
-        plain("", "persistentvolumeclaims", Traits { returns: true, ..uncounted }),
-        plain("certificates.k8s.io", "certificatesigningrequests", uncounted),
-        plain("networking.k8s.io", "ipaddresses", uncounted),
-        plain("networking.k8s.io", "servicecidrs", uncounted),
-        plain("storage.k8s.io", "csinodes", uncounted),
-        plain("storage.k8s.io", "csidrivers", uncounted),
-        plain("storage.k8s.io", "volumeattachments", uncounted),
-        plain("apiregistration.k8s.io", "apiservices", uncounted),
-        plain("autoscaling", "horizontalpodautoscalers", uncounted),
-        plain("resource.k8s.io", "resourceclaims", uncounted),
-        plain("resource.k8s.io", "resourceclaimtemplates", uncounted),
-    ];
-    // A StorageClass says where volumes come from; those that exist would no longer be true to it.
-    family.push((
-        "storage.k8s.io",
-        "storageclasses",
-        Arc::new(Fixed(&[&["parameters"], &["provisioner"], &["reclaimPolicy"]])),
-    ));
-    family.push(("scheduling.k8s.io", "priorityclasses", Arc::new(Fixed(&[&["value"], &["preemptionPolicy"]]))));
-    family.push(("node.k8s.io", "runtimeclasses", Arc::new(Fixed(&[&["handler"]]))));
-    family
-}
-
-/// What distinguishes kinds without rules of their own. None counts generations.
-#[derive(Clone, Copy, Default)]
-struct Traits {
-    volatile: bool,
-    upsert: bool,
-    returns: bool,
-}
-
-struct Plain(Traits);
-
-impl Strategy for Plain {}
-
-/// Kinds whose listed top-level fields never change.
-struct Fixed(&'static [&'static [&'static str]]);
-
-impl Strategy for Fixed {
-    fn validate(&self, _cx: &Context<'_>, _part: Part, object: &Value, old: Option<&Value>) -> ErrorList {
-        let mut errors = ErrorList::new();
-        if let Some(old) = old {
-            self.0.iter().for_each(|path| immutable(object, old, path, &mut errors));
-        }
-        errors
-    }
+    ]
 }
 
 /// Upstream's `MaxSecretSize`, for both kinds.
@@ -103,7 +45,6 @@ impl Strategy for Config {
         for list in ["data", "binaryData"] {
             for (key, value) in object.get(list).and_then(Value::as_object).into_iter().flatten() {
                 let at = Path::new(list).key(key);
-                errors.extend(names::config_map_key(key).iter().map(|p| Error::invalid(&at, &json!(key), p)));
                 if list == "binaryData" && object.get("data").is_some_and(|d| d.get(key).is_some()) {
                     let why = "duplicate of key present in data";
                     errors.push(Error::invalid(&at, &json!(key), why));
@@ -173,16 +114,5 @@ fn validate_secret_type(object: &Value, errors: &mut ErrorList) {
         if object.get("data").is_none_or(|d| d.get(*key).is_none()) {
             errors.push(Error::required(&Path::new("data").key(key), ""));
         }
-    }
-}
-
-/// Service accounts: their `token` subresource answers a TokenRequest.
-struct ServiceAccounts(Arc<Services>);
-
-impl Strategy for ServiceAccounts {
-    fn post(&self, cx: &Context<'_>, subresource: &str, object: &Value, sent: &Value) -> Result<Posted> {
-        debug_assert_eq!(subresource, "token");
-        let answer = super::reviews::token(&self.0, cx, object, sent)?;
-        Ok(Posted::Answer(answer))
     }
 }

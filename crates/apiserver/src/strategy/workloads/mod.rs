@@ -1,5 +1,8 @@
 //! Kinds with a pod template: Deployment, ReplicaSet, ReplicationController, StatefulSet, DaemonSet, Job, CronJob, PodTemplate.
 
+mod cron;
+mod job;
+
 use std::sync::Arc;
 
 use apimachinery::field::{Error, ErrorList, Path};
@@ -7,7 +10,7 @@ use apimachinery::selector::label::LabelSelector;
 use apimachinery::{Value, meta};
 use serde_json::json;
 
-use super::common::{immutable, path_of, set_default};
+use super::common::{copy_field, immutable, path_of};
 use super::{Context, Family, Part, Strategy, pod};
 
 pub fn strategies() -> Family {
@@ -22,8 +25,8 @@ pub fn strategies() -> Family {
         apps("statefulsets", &[]),
         ("", "replicationcontrollers", Arc::new(Controller)),
         ("", "podtemplates", Arc::new(Template)),
-        ("batch", "jobs", Arc::new(Job)),
-        ("batch", "cronjobs", Arc::new(CronJob)),
+        ("batch", "jobs", Arc::new(job::Jobs)),
+        ("batch", "cronjobs", Arc::new(job::CronJobs)),
     ]
 }
 
@@ -45,8 +48,6 @@ fn validate_template(object: &Value, restarts: &[&str], errors: &mut ErrorList) 
     let template = meta::at(object, &TEMPLATE).unwrap_or(&Value::Null);
     if let Some(selector) = meta::at(object, &["spec", "selector"]) {
         validate_selector(object, selector, template, errors);
-    } else {
-        errors.push(Error::required(&path_of(&["spec", "selector"]), ""));
     }
     let policy = template.get("spec").and_then(|s| s.get("restartPolicy")).cloned().unwrap_or_default();
     if !restarts.iter().any(|r| policy == *r) {
@@ -64,9 +65,8 @@ fn validate_selector(object: &Value, selector: &Value, template: &Value, errors:
         return;
     };
     if parsed.is_empty() {
-        let why = "empty selector is invalid for deployment";
         let kind = meta::str_at(object, &["kind"]).to_lowercase();
-        errors.push(Error::invalid(&at, selector, &why.replace("deployment", &kind)));
+        errors.push(Error::invalid(&at, selector, &format!("empty selector is invalid for {kind}")));
     }
     let labels = meta::at(template, &["metadata", "labels"]);
     if !parsed.matches_map(labels) {
@@ -88,12 +88,23 @@ impl Strategy for Workload {
         default_template(template_mut(object));
     }
 
+    fn prepare_update(&self, _cx: &Context<'_>, part: Part, object: &mut Value, old: &Value) {
+        // A deployment's controller writes its status from a cache that may not have the newest labels.
+        if part == Part::Status
+            && meta::str_at(object, &["kind"]) == "Deployment"
+            && let (Some(from), Some(to)) = (old.get("metadata"), object.get_mut("metadata"))
+        {
+            copy_field(from, to, "labels");
+        }
+    }
+
     fn validate(&self, _cx: &Context<'_>, part: Part, object: &Value, old: Option<&Value>) -> ErrorList {
         let mut errors = ErrorList::new();
         if part == Part::Status {
             return errors;
         }
         validate_template(object, self.restarts, &mut errors);
+        validate_deadlines(object, &mut errors);
         if let Some(old) = old {
             for path in self.fixed {
                 immutable(object, old, path, &mut errors);
@@ -107,14 +118,31 @@ impl Strategy for Workload {
     }
 }
 
+/// Progress takes longer than becoming available does.
+fn validate_deadlines(object: &Value, errors: &mut ErrorList) {
+    let number = |key: &str| object["spec"].get(key).and_then(Value::as_i64);
+    if let (Some(deadline), Some(ready)) = (number("progressDeadlineSeconds"), number("minReadySeconds"))
+        && deadline <= ready
+    {
+        let at = path_of(&["spec", "progressDeadlineSeconds"]);
+        errors.push(Error::invalid(&at, &json!(deadline), "must be greater than minReadySeconds"));
+    }
+}
+
 /// Both bounds of a rolling update at zero would never move.
 fn validate_rolling(object: &Value, errors: &mut ErrorList) {
-    let path = ["spec", "strategy", "rollingUpdate"];
-    let Some(rolling) = meta::at(object, &path) else { return };
+    let update = if meta::str_at(object, &["kind"]) == "DaemonSet" { "updateStrategy" } else { "strategy" };
+    let path = ["spec", update, "rollingUpdate"];
+    let Some(rolling) = meta::at(object, &path).filter(|r| r.is_object()) else { return };
     let zero = |key: &str| rolling.get(key).is_some_and(|v| *v == json!(0) || *v == json!("0%"));
     if zero("maxUnavailable") && zero("maxSurge") {
         let at = path_of(&path).child("maxUnavailable");
         errors.push(Error::invalid(&at, &rolling["maxUnavailable"], "may not be 0 when `maxSurge` is 0"));
+    }
+    // Pods of a daemon set are one to a node: both at once would say two things.
+    if update == "updateStrategy" && rolling.get("maxSurge").is_some() && !zero("maxUnavailable") && !zero("maxSurge") {
+        let why = "may not be set when maxUnavailable is non-zero";
+        errors.push(Error::invalid(&path_of(&path).child("maxSurge"), &rolling["maxSurge"], why));
     }
     if meta::str_at(object, &["spec", "strategy", "type"]) == "Recreate" {
         let why = "may not be specified when strategy `type` is 'Recreate'";
@@ -180,86 +208,5 @@ struct Template;
 impl Strategy for Template {
     fn default(&self, object: &mut Value) {
         default_template(object.get_mut("template"));
-    }
-}
-
-struct Job;
-
-/// Labels by which a job finds its pods, in the older and the newer form.
-const JOB_LABELS: [(&str, bool); 4] = [
-    ("batch.kubernetes.io/controller-uid", true),
-    ("controller-uid", true),
-    ("batch.kubernetes.io/job-name", false),
-    ("job-name", false),
-];
-
-impl Strategy for Job {
-    fn default(&self, object: &mut Value) {
-        default_template(template_mut(object));
-        let Some(spec) = object.get_mut("spec") else { return };
-        if spec.get("completions").is_none() && spec.get("parallelism").is_none() {
-            set_default(spec, "completions", 1);
-        }
-        set_default(spec, "parallelism", 1);
-    }
-
-    fn prepare_create(&self, _cx: &Context<'_>, object: &mut Value) {
-        if object["spec"]["manualSelector"] == json!(true) {
-            return;
-        }
-        let (uid, name) = (meta::uid(object).to_owned(), meta::name(object).to_owned());
-        let Some(template) = template_mut(object) else { return };
-        let metadata = meta::metadata_mut(template);
-        let labels = metadata.entry("labels").or_insert_with(|| json!({}));
-        for (key, by_uid) in JOB_LABELS {
-            labels[key] = json!(if by_uid { &uid } else { &name });
-        }
-        object["spec"]["selector"] = json!({"matchLabels": {JOB_LABELS[0].0: uid}});
-    }
-
-    fn validate(&self, _cx: &Context<'_>, part: Part, object: &Value, old: Option<&Value>) -> ErrorList {
-        let mut errors = ErrorList::new();
-        if part == Part::Status {
-            return errors;
-        }
-        match old {
-            None => validate_template(object, &["OnFailure", "Never"], &mut errors),
-            Some(old) => {
-                let suspended = old["spec"]["suspend"] == json!(true);
-                if object["spec"]["completionMode"] != "Indexed" {
-                    immutable(object, old, &["spec", "completions"], &mut errors);
-                }
-                immutable(object, old, &["spec", "selector"], &mut errors);
-                immutable(object, old, &["spec", "completionMode"], &mut errors);
-                if !suspended {
-                    immutable(object, old, &TEMPLATE, &mut errors);
-                }
-            }
-        }
-        errors
-    }
-}
-
-struct CronJob;
-
-impl Strategy for CronJob {
-    fn default(&self, object: &mut Value) {
-        let template = object.get_mut("spec").and_then(|s| s.get_mut("jobTemplate")).and_then(|t| t.get_mut("spec"));
-        let Some(spec) = template else { return };
-        if spec.get("completions").is_none() && spec.get("parallelism").is_none() {
-            set_default(spec, "completions", 1);
-        }
-        set_default(spec, "parallelism", 1);
-        default_template(spec.get_mut("template"));
-    }
-
-    fn validate(&self, _cx: &Context<'_>, part: Part, object: &Value, _old: Option<&Value>) -> ErrorList {
-        let mut errors = ErrorList::new();
-        if part != Part::Status {
-            let path = path_of(&["spec", "jobTemplate", "spec", "template"]);
-            let template = meta::at(object, &["spec", "jobTemplate", "spec", "template"]).unwrap_or(&Value::Null);
-            pod::validate_template(template, &path, &mut errors);
-        }
-        errors
     }
 }
