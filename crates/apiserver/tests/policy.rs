@@ -48,7 +48,7 @@ async fn start(server: &ApiServer) {
             client_ca: "pem".to_owned(),
             request_header_ca: String::new(),
         },
-        address: "127.0.0.1".to_owned(),
+        address: None,
         port: 6443,
         service_ip: "10.43.0.1".to_owned(),
         cluster_dns: Some("10.43.0.10".to_owned()),

@@ -97,7 +97,7 @@ pub async fn bootstrap(config: &Server, pki: &Pki, api: &ApiServer) -> Result<()
             client_ca: pki.client_ca.certificate.clone(),
             request_header_ca: String::new(),
         },
-        address: config.node_ip.to_string(),
+        address: (!config.node_ip.is_loopback()).then(|| config.node_ip.to_string()),
         port: config.port,
         service_ip: config.service_ip.to_string(),
         cluster_dns: config.enabled("dns").then(|| config.cluster_dns.to_string()),

@@ -17,7 +17,7 @@ pub fn filter(level: &str) -> Result<EnvFilter> {
     for part in level.split(',') {
         // A word alone is read as a module by the filter, which would silence everything else.
         let level = part.rsplit_once('=').map_or(part, |(_, level)| level);
-        if level.parse::<LevelFilter>().is_err() {
+        if level.is_empty() || level.parse::<LevelFilter>().is_err() {
             bail!("--log-level {part}: not one of error, warn, info, debug, trace, off");
         }
     }

@@ -84,7 +84,7 @@ impl Cluster {
                 client_ca: "pem".to_owned(),
                 request_header_ca: String::new(),
             },
-            address: "127.0.0.1".to_owned(),
+            address: None,
             port: 6443,
             service_ip: "10.43.0.1".to_owned(),
             cluster_dns: None,
