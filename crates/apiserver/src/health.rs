@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use tokio_util::sync::CancellationToken;
+
 use crate::http::query::Query;
 use crate::http::{Response, respond};
 
@@ -11,6 +13,7 @@ pub struct Health {
     /// Set once the objects that every cluster starts with exist.
     bootstrapped: AtomicBool,
     stopping: AtomicBool,
+    draining: CancellationToken,
 }
 
 impl Health {
@@ -21,6 +24,15 @@ impl Health {
     /// From here on `/readyz` fails, so that load balancers turn away while requests in hand are finished.
     pub fn set_stopping(&self) {
         self.stopping.store(true, Ordering::Release);
+    }
+
+    /// From here on watches end, so that connections can.
+    pub fn drain(&self) {
+        self.draining.cancel();
+    }
+
+    pub fn draining(&self) -> CancellationToken {
+        self.draining.clone()
     }
 
     fn checks(&self, endpoint: &str) -> Vec<(&'static str, bool)> {

@@ -40,6 +40,7 @@ pub async fn serve(
             drop(slot);
         });
     }
+    server.health.drain();
     tasks.close();
     let _ = tokio::time::timeout(DRAIN_LIMIT, tasks.wait()).await;
 }

@@ -9,9 +9,11 @@ use apimachinery::status::{Result, StatusError};
 use apimachinery::{Value, meta};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures::StreamExt as _;
+use futures::future::BoxFuture;
 use serde_json::json;
 use store::{Change, Event, Range, Revision, Watcher};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::filter::Filter;
 use super::list::{parse_version, too_large};
@@ -37,7 +39,15 @@ pub fn watch(server: &ApiServer, call: &Call) -> Result<Response> {
         Encoding::Json => "application/json",
         Encoding::Yaml => return Err(StatusError::not_acceptable(&["application/json;stream=watch"])),
     };
-    let stream = Stream::new(server, call, start)?;
+    let stream = match Stream::new(server, call, start) {
+        // As from upstream's watch cache: the stream begins, and says at once that it cannot go on.
+        Err(error) if error.code == 410 => {
+            let mut out = BytesMut::new();
+            frame(&mut out, "ERROR", error.to_value().to_string().as_bytes());
+            return Ok(respond::bytes(200, content_type, out.freeze()));
+        }
+        other => other?,
+    };
     let chunks = futures::stream::unfold(stream, |mut stream| async move {
         let chunk = stream.next().await?;
         Some((Ok::<Bytes, BoxError>(chunk), stream))
@@ -101,7 +111,8 @@ struct Stream {
     mark_end: Option<Revision>,
     bookmarks: bool,
     next_bookmark: Instant,
-    deadline: std::pin::Pin<Box<Sleep>>,
+    /// The watch's time is over, or the server's.
+    end: BoxFuture<'static, ()>,
     ended: bool,
 }
 
@@ -133,7 +144,7 @@ impl Stream {
             mark_end: start.mark_end.then_some(start.after),
             bookmarks: call.query.flag("allowWatchBookmarks"),
             next_bookmark: now + BOOKMARK_EVERY,
-            deadline: Box::pin(tokio::time::sleep(Duration::from_secs(seconds))),
+            end: Box::pin(end(Duration::from_secs(seconds), server.health.draining())),
             ended: false,
         })
     }
@@ -164,7 +175,7 @@ impl Stream {
                         self.writer.error(&mut out, &gone(error));
                     }
                 },
-                () = self.deadline.as_mut() => {
+                () = self.end.as_mut() => {
                     self.ended = true;
                     if !self.bookmarks {
                         return None;
@@ -179,6 +190,10 @@ impl Stream {
         }
         Some(out.freeze())
     }
+}
+
+async fn end(after: Duration, draining: CancellationToken) {
+    let _ = draining.run_until_cancelled_owned(tokio::time::sleep(after)).await;
 }
 
 fn gone(error: store::Error) -> StatusError {

@@ -35,9 +35,9 @@ impl Node<'_> {
     }
 
     fn running(&self, name: &str) -> Option<Value> {
-        let (_, mut pod) = self.call("GET", &format!("{PODS}/{name}"), None);
-        let status = pod["status"]["containerStatuses"][0].take();
-        status["state"]["running"].is_object().then_some(status)
+        let (_, pod) = self.call("GET", &format!("{PODS}/{name}"), None);
+        let status = &pod["status"]["containerStatuses"][0];
+        status["state"]["running"].is_object().then(|| status.clone())
     }
 
     fn delete(&self, name: &str) {
