@@ -162,11 +162,16 @@ impl ApiServer {
         let info = request_info(&head.method, head.uri.path(), &query);
         let audit_id = header_text(&head.headers, header::HeaderName::from_static("audit-id")).map(str::to_owned);
         let label = self.metrics.label(&info);
+        let agent = header_text(&head.headers, header::USER_AGENT).unwrap_or_default();
+        let pretty = info.is_resource && !is_long_running(&info) && query.pretty(agent);
         let warnings = Warnings::default();
         let mut response = match self.checked(head, body, query, info, caller, warnings.clone()).await {
             Ok(response) => response,
             Err(error) => respond::error(&error),
         };
+        if pretty {
+            response = respond::indented(response).await;
+        }
         respond::add_warnings(&mut response, &warnings.take());
         let audit_id = audit_id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
         if let Ok(value) = audit_id.parse() {

@@ -35,6 +35,12 @@ impl Query {
         self.get(key).map(|v| !matches!(v, "false" | "0"))
     }
 
+    /// Whether the answer is to be indented: if asked for, or for clients that people type commands into.
+    pub fn pretty(&self, user_agent: &str) -> bool {
+        let by_hand = || ["curl", "Wget", "Mozilla/5.0"].iter().any(|name| user_agent.starts_with(name));
+        self.optional_flag("pretty").unwrap_or_else(by_hand)
+    }
+
     pub fn number(&self, key: &str) -> Result<Option<i64>> {
         match self.get(key) {
             None | Some("") => Ok(None),

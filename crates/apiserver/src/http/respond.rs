@@ -55,6 +55,21 @@ pub fn value(code: u16, encoding: Encoding, value: &Value) -> Response {
     }
 }
 
+/// JSON for human eyes: indented by two, as upstream does for `pretty=true` and for the clients people type in.
+pub async fn indented(response: Response) -> Response {
+    let is_json =
+        response.headers().get(header::CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"application/json"));
+    if !is_json {
+        return response;
+    }
+    let (head, body) = response.into_parts();
+    // Bodies that the server made itself do not break off.
+    let bytes = body.collect().await.map(|b| b.to_bytes()).unwrap_or_default();
+    let text = serde_json::from_slice::<Value>(&bytes).ok().and_then(|value| serde_json::to_vec_pretty(&value).ok());
+    let text = text.map_or(bytes, Bytes::from);
+    Response::from_parts(head, full(text))
+}
+
 /// The one place where an error becomes an HTTP answer.
 pub fn error(error: &StatusError) -> Response {
     let mut response = bytes(error.code, "application/json", error.to_value().to_string());

@@ -1,7 +1,8 @@
 //! Options of writes: `CreateOptions`, `UpdateOptions` and `PatchOptions` in one.
 
 use apimachinery::schema::FieldValidation;
-use apimachinery::status::{Result, StatusError};
+use apimachinery::status::{GroupResource, Result, StatusError};
+use apimachinery::{Value, apply, field};
 use http::header;
 
 use crate::server::Call;
@@ -16,13 +17,17 @@ pub struct WriteOptions {
     pub force: bool,
 }
 
+/// Upstream cuts names made from `User-Agent` at this many bytes.
 const MAX_MANAGER_LENGTH: usize = 128;
 
 impl WriteOptions {
     pub fn of(call: &Call) -> Result<Self> {
         let given = call.query.get("fieldManager").filter(|m| !m.is_empty());
         if let Some(manager) = given {
-            check_manager(manager)?;
+            let errors = apply::validate_manager(manager, &field::Path::new("fieldManager"));
+            if !errors.is_empty() {
+                return Err(StatusError::invalid(&options_kind(call), "", &errors));
+            }
         }
         let agent = call.header(header::USER_AGENT).unwrap_or("unknown");
         let agent_name = agent.split('/').next().unwrap_or_default();
@@ -30,7 +35,7 @@ impl WriteOptions {
             None | Some("") | Some("Warn") => FieldValidation::Warn,
             Some("Strict") => FieldValidation::Strict,
             Some("Ignore") => FieldValidation::Ignore,
-            Some(other) => return Err(bad_validation(other)),
+            Some(other) => return Err(bad_validation(call, other)),
         };
         Ok(WriteOptions {
             dry_run: call.query.dry_run()?,
@@ -46,20 +51,18 @@ fn printable(name: &str) -> String {
     name.chars().filter(|c| !c.is_control()).take(MAX_MANAGER_LENGTH).collect()
 }
 
-fn check_manager(manager: &str) -> Result<()> {
-    let problem = if manager.len() > MAX_MANAGER_LENGTH {
-        format!("Too long: may not be more than {MAX_MANAGER_LENGTH} bytes")
-    } else if manager.chars().any(char::is_control) {
-        format!("Invalid value: {manager:?}: should only contain printable characters")
-    } else {
-        return Ok(());
+/// The kind of options that a request's verb takes.
+fn options_kind(call: &Call) -> GroupResource {
+    let kind = match call.info.verb.as_str() {
+        "create" => "CreateOptions",
+        "patch" => "PatchOptions",
+        _ => "UpdateOptions",
     };
-    Err(StatusError::new(422, "Invalid", format!(" \"\" is invalid: fieldManager: {problem}")))
+    GroupResource::new("meta.k8s.io", kind)
 }
 
-fn bad_validation(value: &str) -> StatusError {
-    let message = format!(
-        " \"\" is invalid: fieldValidation: Unsupported value: {value:?}: supported values: \"Ignore\", \"Strict\", \"Warn\""
-    );
-    StatusError::new(422, "Invalid", message)
+fn bad_validation(call: &Call, value: &str) -> StatusError {
+    let path = field::Path::new("fieldValidation");
+    let error = field::Error::not_supported(&path, &Value::from(value), &["Ignore", "Strict", "Warn"]);
+    StatusError::invalid(&options_kind(call), "", &[error])
 }

@@ -150,8 +150,8 @@ fn validate_request(object: &Value, errors: &mut ErrorList) {
 
 fn check_request(text: &str) -> Result<(), String> {
     let pem = STANDARD.decode(text).map_err(|error| error.to_string())?;
-    let (_, block) = x509_parser::pem::parse_x509_pem(&pem)
-        .map_err(|_| "PEM block type must be CERTIFICATE REQUEST".to_owned())?;
+    let (_, block) =
+        x509_parser::pem::parse_x509_pem(&pem).map_err(|_| "PEM block type must be CERTIFICATE REQUEST".to_owned())?;
     if block.label != "CERTIFICATE REQUEST" {
         return Err("PEM block type must be CERTIFICATE REQUEST".to_owned());
     }
@@ -179,10 +179,29 @@ fn validate_signer(name: &str, errors: &mut ErrorList) {
 }
 
 const USAGES: [&str; 23] = [
-    "any", "cert sign", "client auth", "code signing", "content commitment", "crl sign", "data encipherment",
-    "decipher only", "digital signature", "email protection", "encipher only", "ipsec end system", "ipsec tunnel",
-    "ipsec user", "key agreement", "key encipherment", "microsoft sgc", "netscape sgc", "ocsp signing", "s/mime",
-    "server auth", "signing", "timestamping",
+    "any",
+    "cert sign",
+    "client auth",
+    "code signing",
+    "content commitment",
+    "crl sign",
+    "data encipherment",
+    "decipher only",
+    "digital signature",
+    "email protection",
+    "encipher only",
+    "ipsec end system",
+    "ipsec tunnel",
+    "ipsec user",
+    "key agreement",
+    "key encipherment",
+    "microsoft sgc",
+    "netscape sgc",
+    "ocsp signing",
+    "s/mime",
+    "server auth",
+    "signing",
+    "timestamping",
 ];
 
 fn validate_conditions(object: &Value, errors: &mut ErrorList) {
@@ -216,7 +235,8 @@ fn validate_conditions(object: &Value, errors: &mut ErrorList) {
 fn is_chain(text: &str) -> bool {
     let Ok(pem) = STANDARD.decode(text) else { return false };
     let mut blocks = x509_parser::pem::Pem::iter_from_buffer(&pem).peekable();
-    blocks.peek().is_some() && blocks.all(|block| block.is_ok_and(|b| b.label == "CERTIFICATE" && b.parse_x509().is_ok()))
+    blocks.peek().is_some()
+        && blocks.all(|block| block.is_ok_and(|b| b.label == "CERTIFICATE" && b.parse_x509().is_ok()))
 }
 
 #[cfg(test)]

@@ -12,10 +12,7 @@ use super::common::{immutable, path_of};
 use super::{Context, Family, Part, Strategy};
 
 pub fn strategies() -> Family {
-    vec![
-        ("", "configmaps", Arc::new(Config { secret: false })),
-        ("", "secrets", Arc::new(Config { secret: true })),
-    ]
+    vec![("", "configmaps", Arc::new(Config { secret: false })), ("", "secrets", Arc::new(Config { secret: true }))]
 }
 
 /// Upstream's `MaxSecretSize`, for both kinds.

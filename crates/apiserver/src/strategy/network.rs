@@ -126,7 +126,8 @@ impl Strategy for Ingresses {
             errors.push(Error::invalid(&path, &json!([]), why));
         }
         let class = meta::str_at(spec, &["ingressClassName"]);
-        if old.is_none() && !class.is_empty() && meta::annotation(object, CLASS_ANNOTATION).is_some_and(|a| a != class) {
+        if old.is_none() && !class.is_empty() && meta::annotation(object, CLASS_ANNOTATION).is_some_and(|a| a != class)
+        {
             let at = path_of(&["metadata", "annotations"]).child(CLASS_ANNOTATION);
             let why = "must match `ingressClassName` when both are specified";
             errors.push(Error::invalid(&at, &json!(meta::annotation(object, CLASS_ANNOTATION)), why));
@@ -253,7 +254,11 @@ mod tests {
     fn ranges_blocks_and_addresses() {
         let mut errors = ErrorList::new();
         validate_port_range(&json!({"port": 80, "endPort": 79}), &Path::new("p"), &mut errors);
-        validate_exceptions(&json!({"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16", "11.0.0.0/16"]}), &Path::new("b"), &mut errors);
+        validate_exceptions(
+            &json!({"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16", "11.0.0.0/16"]}),
+            &Path::new("b"),
+            &mut errors,
+        );
         validate_reachable(&json!("127.0.0.1"), &Path::new("ip"), &mut errors);
         validate_reachable(&json!("10.0.0.1"), &Path::new("ip"), &mut errors);
         let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();

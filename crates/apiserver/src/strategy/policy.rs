@@ -84,15 +84,20 @@ impl Strategy for Limits {
         let mut errors = ErrorList::new();
         for (index, item) in items(&object["spec"], "limits").enumerate() {
             let at = path_of(&["spec", "limits"]).index(index);
-            for (lower, upper) in
-                [("min", "max"), ("min", "default"), ("defaultRequest", "default"), ("default", "max"), ("defaultRequest", "max")]
-            {
+            for (lower, upper) in [
+                ("min", "max"),
+                ("min", "default"),
+                ("defaultRequest", "default"),
+                ("default", "max"),
+                ("defaultRequest", "max"),
+            ] {
                 for (resource, amount) in item.get(lower).and_then(Value::as_object).into_iter().flatten() {
                     let quantity = |value: &Value| Quantity::from_value(value).ok();
                     let bound = item.get(upper).and_then(|l| l.get(resource));
                     let (Some(low), Some(high)) = (quantity(amount), bound.and_then(quantity)) else { continue };
                     if low > high {
-                        let (a, b) = (amount.as_str().unwrap_or_default(), bound.and_then(Value::as_str).unwrap_or_default());
+                        let (a, b) =
+                            (amount.as_str().unwrap_or_default(), bound.and_then(Value::as_str).unwrap_or_default());
                         let why = format!("{lower} value {a} is greater than {upper} value {b}");
                         errors.push(Error::invalid(&at.child(lower).key(resource), amount, &why));
                     }
@@ -127,7 +132,10 @@ impl Strategy for Priorities {
             }
             return errors;
         }
-        let system = matches!((name, value), ("system-node-critical", 2_000_001_000) | ("system-cluster-critical", 2_000_000_000));
+        let system = matches!(
+            (name, value),
+            ("system-node-critical", 2_000_001_000) | ("system-cluster-critical", 2_000_000_000)
+        );
         if name.starts_with("system-") && !system {
             let why = "priority class names with 'system-' prefix are reserved for system use only. error: this name is not one of them";
             errors.push(Error::forbidden(&path_of(&["metadata", "name"]), why));
@@ -207,7 +215,13 @@ fn validate_rule(rule: &Value, at: &Path, errors: &mut ErrorList) {
         let values: Vec<&str> = items(rule, list).filter_map(Value::as_str).collect();
         if values.len() > 1 && values.contains(&"*") {
             let why = "if '*' is present, must not specify other ";
-            let what = if list == "operations" { list } else if list == "apiGroups" { "API groups" } else { "API versions" };
+            let what = if list == "operations" {
+                list
+            } else if list == "apiGroups" {
+                "API groups"
+            } else {
+                "API versions"
+            };
             errors.push(Error::invalid(&at.child(list), &json!(values), &format!("{why}{what}")));
         }
     }

@@ -74,7 +74,8 @@ fn validate_size(object: &Value, errors: &mut ErrorList) {
 
 /// A claim is fixed but for what binding sets, the request's growth once bound, and the class of attributes.
 fn validate_claim_update(object: &Value, old: &Value, errors: &mut ErrorList) {
-    let why = "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
+    let why =
+        "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
     let mut allowed = old["spec"].clone();
     let new = &object["spec"];
     let bound = old["status"]["phase"] == "Bound";

@@ -27,12 +27,21 @@ pub fn check(schedule: &str) -> Result<(), String> {
     if fields.len() != FIELDS.len() {
         return Err(format!("expected exactly 5 fields, found {}: {fields:?}", fields.len()));
     }
-    fields.iter().zip(&FIELDS).try_for_each(|(text, bounds)| text.split(',').try_for_each(|part| check_part(part, bounds)))
+    fields
+        .iter()
+        .zip(&FIELDS)
+        .try_for_each(|(text, bounds)| text.split(',').try_for_each(|part| check_part(part, bounds)))
 }
 
 fn check_descriptor(schedule: &str, descriptor: &str) -> Result<(), String> {
     match descriptor.split_once(' ') {
-        None if matches!(descriptor, "yearly" | "annually" | "monthly" | "weekly" | "daily" | "midnight" | "hourly") => Ok(()),
+        None if matches!(
+            descriptor,
+            "yearly" | "annually" | "monthly" | "weekly" | "daily" | "midnight" | "hourly"
+        ) =>
+        {
+            Ok(())
+        }
         Some(("every", duration)) if is_duration(duration) => Ok(()),
         Some(("every", _)) => Err(format!("failed to parse duration {schedule}")),
         _ => Err(format!("unrecognized descriptor: {schedule}")),
@@ -62,7 +71,9 @@ fn check_part(part: &str, bounds: &Bounds) -> Result<(), String> {
         match step.parse::<u32>() {
             Ok(0) => return Err(format!("step of range should be a positive number: {part}")),
             Ok(_) => {}
-            Err(_) => return Err(format!("failed to parse int from {step}: strconv.Atoi: parsing {step:?}: invalid syntax")),
+            Err(_) => {
+                return Err(format!("failed to parse int from {step}: strconv.Atoi: parsing {step:?}: invalid syntax"));
+            }
         }
     }
     if matches!(range, "*" | "?") {
@@ -98,7 +109,9 @@ mod tests {
         for good in ["* * * * *", "*/5 0-3,7 1 jan-mar SUN", "@hourly", "@every 1h30m", "0 0 ? * 1/2"] {
             assert_eq!(check(good), Ok(()), "{good}");
         }
-        for bad in ["", "* * * *", "60 * * * *", "* * 0 * *", "5-1 * * * *", "*/0 * * * *", "a * * * *", "@never", "@every x"] {
+        for bad in
+            ["", "* * * *", "60 * * * *", "* * 0 * *", "5-1 * * * *", "*/0 * * * *", "a * * * *", "@never", "@every x"]
+        {
             assert!(check(bad).is_err(), "{bad}");
         }
     }

@@ -88,7 +88,8 @@ fn validate_spec(spec: &Value, path: &Path, errors: &mut ErrorList) {
             Some(_) => {}
         }
         if let Some(count) = number("parallelism").filter(|count| *count > MAX_INDEXED_PARALLELISM) {
-            let why = format!("must be less than or equal to {MAX_INDEXED_PARALLELISM} when completion mode is Indexed");
+            let why =
+                format!("must be less than or equal to {MAX_INDEXED_PARALLELISM} when completion mode is Indexed");
             errors.push(Error::invalid(&path.child("parallelism"), &json!(count), &why));
         }
     }
@@ -112,11 +113,16 @@ fn validate_spec(spec: &Value, path: &Path, errors: &mut ErrorList) {
 
 /// A job is fixed once made, but for how much of it runs at a time; where its pods go may change while it has not started.
 fn validate_update(object: &Value, old: &Value, errors: &mut ErrorList) {
-    for path in [&["spec", "selector"][..], &["spec", "completionMode"], &["spec", "podFailurePolicy"], &["spec", "successPolicy"]] {
+    for path in [
+        &["spec", "selector"][..],
+        &["spec", "completionMode"],
+        &["spec", "podFailurePolicy"],
+        &["spec", "successPolicy"],
+    ] {
         immutable(object, old, path, errors);
     }
-    let elastic = object["spec"]["completionMode"] == "Indexed"
-        && object["spec"]["completions"] == object["spec"]["parallelism"];
+    let elastic =
+        object["spec"]["completionMode"] == "Indexed" && object["spec"]["completions"] == object["spec"]["parallelism"];
     if !elastic {
         immutable(object, old, &["spec", "completions"], errors);
     }
@@ -206,9 +212,7 @@ mod tests {
 
     #[test]
     fn a_job_moves_only_before_its_start() {
-        let job = |selector: &str, suspend: bool| {
-            json!({"spec": {"suspend": suspend, "completions": 1, "template": {"spec": {"nodeSelector": {"a": selector}}}}})
-        };
+        let job = |selector: &str, suspend: bool| json!({"spec": {"suspend": suspend, "completions": 1, "template": {"spec": {"nodeSelector": {"a": selector}}}}});
         let check = |old: Value, new: Value| {
             let mut errors = ErrorList::new();
             validate_update(&new, &old, &mut errors);

@@ -1,0 +1,247 @@
+//! Cluster IPs and node ports, claimed in the write's own transaction.
+//!
+//! A cluster IP is claimed by its `IPAddress` object, a node port by a key under upstream's range; both are created only if
+//! absent, so two writers can never hold the same one and there is nothing to repair.
+
+use std::net::Ipv4Addr;
+
+use apimachinery::field::{Error, Path};
+use apimachinery::status::{GroupResource, Result, StatusError};
+use apimachinery::{Value, meta};
+use serde_json::json;
+use store::{Compare, Expect, Op};
+
+use super::super::common::items;
+use super::super::{Claim, Context};
+use super::{NONE, cluster_ip, has_node_ports, kind_of, needs_health_check, node_port};
+use crate::object::encode;
+use crate::view::key;
+
+const IP_PREFIX: &str = "ipaddresses";
+const PORT_PREFIX: &str = "ranges/servicenodeports";
+/// Random tries before the range is searched in order.
+const LUCKY_TRIES: u64 = 16;
+
+/// Completes `object` with what it needs and answers with the writes that claim it, and that free what only `old` held.
+pub fn claims(cx: &Context<'_>, object: Option<&mut Value>, old: Option<&Value>) -> Result<Vec<Claim>> {
+    let mut claims = Vec::new();
+    let mut held = Held::default();
+    if let Some(object) = object {
+        claim_ip(cx, object, old, &mut held, &mut claims)?;
+        claim_ports(cx, object, old, &mut held, &mut claims)?;
+    }
+    release(old, &held, &mut claims);
+    Ok(claims)
+}
+
+/// What the new state holds, so that a release does not give it away.
+#[derive(Default)]
+struct Held {
+    ip: Option<String>,
+    ports: Vec<i64>,
+}
+
+fn claim_ip(
+    cx: &Context<'_>,
+    object: &mut Value,
+    old: Option<&Value>,
+    held: &mut Held,
+    claims: &mut Vec<Claim>,
+) -> Result<()> {
+    if kind_of(object) == "ExternalName" || cluster_ip(object) == NONE {
+        return Ok(());
+    }
+    let wanted = cluster_ip(object).to_owned();
+    if !wanted.is_empty() && old.is_some_and(|old| cluster_ip(old) == wanted) {
+        held.ip = Some(wanted);
+        return Ok(());
+    }
+    let ip = if wanted.is_empty() { free_ip(cx)? } else { wanted_ip(cx, object, &wanted)? };
+    let spec = meta::map_mut(object, "spec");
+    spec.insert("clusterIP".to_owned(), json!(ip));
+    spec.insert("clusterIPs".to_owned(), json!([ip]));
+    let at = key(IP_PREFIX, "", &ip);
+    let compare = Compare { key: at.clone(), expect: Expect::Absent };
+    claims.push((Some(compare), Op::Put { key: at, value: encode(&ip_address(cx, object, &ip)) }));
+    held.ip = Some(ip);
+    Ok(())
+}
+
+fn ip_address(cx: &Context<'_>, service: &Value, ip: &str) -> Value {
+    json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "IPAddress",
+        "metadata": {
+            "name": ip, "uid": uuid::Uuid::new_v4().to_string(),
+            "creationTimestamp": crate::registry::timestamp(cx.now),
+            "labels": {"ipaddress.kubernetes.io/ip-family": "IPv4", "ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io"},
+        },
+        "spec": {"parentRef": {
+            "group": "", "resource": "services", "namespace": meta::namespace(service), "name": meta::name(service),
+        }},
+    })
+}
+
+/// First address and number of addresses of the service range; network and broadcast address are not counted.
+fn range(cidr: &str) -> Option<(u32, u32)> {
+    let (base, bits) = cidr.split_once('/')?;
+    let base = u32::from(base.parse::<Ipv4Addr>().ok()?);
+    let bits: u32 = bits.parse().ok().filter(|b| (8..=30).contains(b))?;
+    Some((base, 1 << (32 - bits)))
+}
+
+fn free_ip(cx: &Context<'_>) -> Result<String> {
+    let full = || StatusError::internal("failed to allocate a serviceIP: range is full");
+    let (base, size) = range(&cx.config.service_cidr).ok_or_else(full)?;
+    // The lower part is left to addresses chosen by hand, as upstream.
+    let lower = (size / 16).clamp(16.min(size / 2), 256);
+    let taken = |offset: u32| cx.view.get(IP_PREFIX, "", &Ipv4Addr::from(base + offset).to_string()).is_some();
+    let upper = size - lower - 1;
+    let lucky = (0..LUCKY_TRIES).map(|i| lower + (mix(cx.seed, i) % u64::from(upper.max(1))) as u32);
+    let in_order = (lower..size - 1).chain(1..lower);
+    let offset = lucky.chain(in_order).find(|o| !taken(*o)).ok_or_else(full)?;
+    Ok(Ipv4Addr::from(base + offset).to_string())
+}
+
+/// A different number for each try of one seed.
+fn mix(seed: u64, step: u64) -> u64 {
+    let mut x = seed.wrapping_add(step.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    x ^ (x >> 31)
+}
+
+fn invalid(object: &Value, error: Error) -> StatusError {
+    StatusError::invalid(&GroupResource::new("", "Service"), meta::name(object), &[error])
+}
+
+fn wanted_ip(cx: &Context<'_>, object: &Value, wanted: &str) -> Result<String> {
+    let path = Path::new("spec").child("clusterIPs");
+    let refuse = |why: &str| {
+        let detail = format!("failed to allocate IP {wanted}: {why}");
+        invalid(object, Error::invalid(&path, &json!([wanted]), &detail))
+    };
+    let ip: Ipv4Addr = wanted.parse().map_err(|_| refuse("not a valid address"))?;
+    let inside = range(&cx.config.service_cidr)
+        .is_some_and(|(base, size)| u32::from(ip) > base && u32::from(ip) < base + size - 1);
+    if !inside {
+        return Err(refuse(&format!(
+            "the provided network does not match the current range, the range of valid IPs is {}",
+            cx.config.service_cidr
+        )));
+    }
+    if cx.view.get(IP_PREFIX, "", wanted).is_some() {
+        return Err(refuse("provided IP is already allocated"));
+    }
+    Ok(wanted.to_owned())
+}
+
+fn claim_ports(
+    cx: &Context<'_>,
+    object: &mut Value,
+    old: Option<&Value>,
+    held: &mut Held,
+    claims: &mut Vec<Claim>,
+) -> Result<()> {
+    let before = old.map(all_ports).unwrap_or_default();
+    let count = if has_node_ports(object) { items(&object["spec"], "ports").count() } else { 0 };
+    for index in 0..count {
+        let at = Path::new("spec").child("ports").index(index).child("nodePort");
+        let wanted = node_port(&object["spec"]["ports"][index]);
+        let number = claim_port(cx, object, &at, wanted, index as u64, &before, held, claims)?;
+        object["spec"]["ports"][index]["nodePort"] = json!(number);
+    }
+    if needs_health_check(object) {
+        let at = Path::new("spec").child("healthCheckNodePort");
+        let wanted = health_port(object);
+        let number = claim_port(cx, object, &at, wanted, u64::from(u32::MAX), &before, held, claims)?;
+        object["spec"]["healthCheckNodePort"] = json!(number);
+    }
+    Ok(())
+}
+
+/// The number of one port: the wanted one if it is free or held already, or any.
+#[expect(clippy::too_many_arguments, reason = "one claim's facts")]
+fn claim_port(
+    cx: &Context<'_>,
+    object: &Value,
+    at: &Path,
+    wanted: Option<i64>,
+    salt: u64,
+    before: &[i64],
+    held: &mut Held,
+    claims: &mut Vec<Claim>,
+) -> Result<i64> {
+    // Two protocols of one service may share a number.
+    if let Some(number) = wanted.filter(|n| before.contains(n) || held.ports.contains(n)) {
+        held.ports.push(number);
+        return Ok(number);
+    }
+    let number = match wanted {
+        Some(number) => wanted_port(cx, object, at, number)?,
+        None => free_port(cx, &held.ports, salt)?,
+    };
+    let key = key(PORT_PREFIX, "", &number.to_string());
+    let claim = json!({
+        "apiVersion": "v1", "kind": "RangeAllocation", "metadata": {"name": number.to_string()},
+        "range": number.to_string(), "data": format!("{}/{}", meta::namespace(object), meta::name(object)),
+    });
+    let compare = Compare { key: key.clone(), expect: Expect::Absent };
+    claims.push((Some(compare), Op::Put { key, value: encode(&claim) }));
+    held.ports.push(number);
+    Ok(number)
+}
+
+fn health_port(object: &Value) -> Option<i64> {
+    object["spec"].get("healthCheckNodePort").and_then(Value::as_i64).filter(|n| *n != 0)
+}
+
+fn all_ports(object: &Value) -> Vec<i64> {
+    items(&object["spec"], "ports").filter_map(node_port).chain(health_port(object)).collect()
+}
+
+fn free_port(cx: &Context<'_>, held: &[i64], salt: u64) -> Result<i64> {
+    let (low, high) = cx.config.node_ports;
+    let size = u64::from(high - low) + 1;
+    let start = mix(cx.seed, salt.wrapping_add(1 << 32)) % size;
+    (0..size)
+        .map(|step| i64::from(low) + ((start + step) % size) as i64)
+        .find(|n| !held.contains(n) && cx.view.get(PORT_PREFIX, "", &n.to_string()).is_none())
+        .ok_or_else(|| StatusError::internal("failed to allocate a nodePort: range is full"))
+}
+
+fn wanted_port(cx: &Context<'_>, object: &Value, path: &Path, number: i64) -> Result<i64> {
+    let (low, high) = cx.config.node_ports;
+    let refuse = |why: String| Err(invalid(object, Error::invalid(path, &json!(number), &why)));
+    if number < i64::from(low) || number > i64::from(high) {
+        return refuse(format!("provided port is not in the valid range. The range of valid ports is {low}-{high}"));
+    }
+    if cx.view.get(PORT_PREFIX, "", &number.to_string()).is_some() {
+        return refuse("provided port is already allocated".to_owned());
+    }
+    Ok(number)
+}
+
+/// Gives back what the old state held and the new does not.
+fn release(old: Option<&Value>, held: &Held, claims: &mut Vec<Claim>) {
+    let Some(old) = old else { return };
+    let ip = cluster_ip(old);
+    if !ip.is_empty() && ip != NONE && held.ip.as_deref() != Some(ip) {
+        claims.push((None, Op::Delete { key: key(IP_PREFIX, "", ip) }));
+    }
+    let mut freed = all_ports(old);
+    freed.sort_unstable();
+    freed.dedup();
+    for number in freed.into_iter().filter(|n| !held.ports.contains(n)) {
+        claims.push((None, Op::Delete { key: key(PORT_PREFIX, "", &number.to_string()) }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn range_is_read() {
+        assert_eq!(range("10.43.0.0/16"), Some((u32::from(Ipv4Addr::new(10, 43, 0, 0)), 65536)));
+        assert_eq!(range("10.43.0.0/31"), None);
+    }
+}

@@ -1,0 +1,11 @@
+//! The API as a client sees it, over both transports: the same tests run in process and over TLS on loopback.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod deletes;
+mod harness;
+mod kinds;
+mod lists;
+mod owners;
+mod watches;
+mod writes;
