@@ -14,11 +14,10 @@ use http::{HeaderMap, header};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use parking_lot::RwLock;
-use rustls::pki_types::CertificateDer;
 use tokio::sync::Semaphore;
 
 use crate::admission::Chain;
-use crate::authn::{Authenticator, Credentials};
+use crate::authn::{Authenticator, Credentials, Peer};
 use crate::authz::{Authorizer, Decision};
 use crate::http::negotiate::{self, Accepted};
 use crate::http::parse::request_info;
@@ -48,8 +47,8 @@ const MAX_WRITES: usize = 200;
 pub enum Caller {
     /// A component of this process; its identity was fixed when its transport was made.
     Known(Arc<UserInfo>),
-    /// A client on the network, with the certificates of its TLS connection, already verified against the client CA.
-    Remote { certificates: Option<Arc<Vec<CertificateDer<'static>>>> },
+    /// A client on the network, with the certificate of its TLS connection, if it showed one.
+    Remote { peer: Option<Arc<Peer>> },
 }
 
 /// What a server is made of.
@@ -218,13 +217,13 @@ impl ApiServer {
     fn authenticate(&self, headers: &HeaderMap, caller: &Caller) -> Result<Arc<UserInfo>> {
         match caller {
             Caller::Known(user) => Ok(user.clone()),
-            Caller::Remote { certificates } => {
+            Caller::Remote { peer } => {
                 let credentials = Credentials {
-                    peer: certificates.as_deref().map(Vec::as_slice),
+                    peer: peer.as_deref(),
                     bearer: header_text(headers, header::AUTHORIZATION).and_then(bearer_token),
                     now: now_seconds(),
                 };
-                self.authenticator.authenticate(&credentials).map(Arc::new)
+                self.authenticator.authenticate(&credentials)
             }
         }
     }

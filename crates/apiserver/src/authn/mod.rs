@@ -12,7 +12,7 @@ mod signer;
 mod x509;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use apimachinery::Value;
 use apimachinery::status::{Result, StatusError};
@@ -38,11 +38,37 @@ const VERIFIED_MAX: usize = 4096;
 
 /// What a request on the network brings along.
 pub struct Credentials<'a> {
-    /// The client's certificate chain, own certificate first, already verified against the client CA.
-    pub peer: Option<&'a [CertificateDer<'static>]>,
+    pub peer: Option<&'a Peer>,
     pub bearer: Option<&'a str>,
     /// Seconds since the epoch.
     pub now: i64,
+}
+
+/// The certificate of a client's connection, already verified against the client CA. It is read once, at the first request.
+pub struct Peer {
+    certificate: CertificateDer<'static>,
+    identity: OnceLock<std::result::Result<x509::Identity, x509::CertificateError>>,
+}
+
+impl Peer {
+    /// `chain` starts with the client's own certificate.
+    pub fn new(chain: &[CertificateDer<'static>]) -> Option<Self> {
+        chain.first().map(|certificate| Peer { certificate: certificate.clone(), identity: OnceLock::new() })
+    }
+
+    /// The user while the certificate is valid, which a connection may outlive; none without a common name.
+    fn user(&self, now: i64) -> std::result::Result<Option<Arc<UserInfo>>, x509::CertificateError> {
+        let identity = self.identity.get_or_init(|| {
+            let mut identity = x509::identity_of(&self.certificate)?;
+            identity.user = identity.user.map(|user| Arc::new(authenticated(Arc::unwrap_or_clone(user))));
+            Ok(identity)
+        });
+        match identity {
+            Ok(identity) if identity.valid.contains(&now) => Ok(identity.user.clone()),
+            Ok(_) => Err(x509::CertificateError::Expired),
+            Err(error) => Err(error.clone()),
+        }
+    }
 }
 
 type Fingerprint = [u8; 32];
@@ -62,10 +88,10 @@ impl Authenticator {
     }
 
     /// The user, with `system:authenticated` among the groups; `system:anonymous` without credentials; 401 if those are bad.
-    pub fn authenticate(&self, credentials: &Credentials<'_>) -> Result<UserInfo> {
-        if let Some(certificate) = credentials.peer.and_then(|chain| chain.first()) {
-            match x509::user_of(certificate, credentials.now) {
-                Ok(Some(user)) => return Ok(authenticated(user)),
+    pub fn authenticate(&self, credentials: &Credentials<'_>) -> Result<Arc<UserInfo>> {
+        if let Some(peer) = credentials.peer {
+            match peer.user(credentials.now) {
+                Ok(Some(user)) => return Ok(user),
                 Ok(None) => {}
                 Err(error) => {
                     tracing::debug!(%error, "client certificate refused");
@@ -74,10 +100,10 @@ impl Authenticator {
             }
         }
         let Some(token) = credentials.bearer else {
-            return Ok(UserInfo::new(ANONYMOUS, &[UNAUTHENTICATED]));
+            return Ok(Arc::new(UserInfo::new(ANONYMOUS, &[UNAUTHENTICATED])));
         };
         match self.check_token(token, self.signer.audiences(), credentials.now) {
-            Ok((user, _)) => Ok(authenticated(user)),
+            Ok((user, _)) => Ok(Arc::new(authenticated(user))),
             Err(error) => {
                 tracing::debug!(%error, "bearer token refused");
                 Err(StatusError::unauthorized())

@@ -137,7 +137,7 @@ fn certificates_name_users_while_they_are_valid() {
         params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().clone()
     };
     let ask = |chain: &[CertificateDer<'static>], now| {
-        authenticator.authenticate(&Credentials { peer: Some(chain), bearer: None, now })
+        authenticator.authenticate(&Credentials { peer: Peer::new(chain).as_ref(), bearer: None, now })
     };
     let user = ask(&[certificate("ann")], NOW).unwrap();
     assert_eq!(
@@ -156,7 +156,7 @@ fn fixed_tokens_and_nobody() {
     let user = bearer(&authenticator, "secret-token", NOW).unwrap();
     assert_eq!((user.name.as_str(), user.in_group(AUTHENTICATED)), ("system:bootstrap:join", true));
     let nobody = authenticator.authenticate(&Credentials { peer: None, bearer: None, now: NOW }).unwrap();
-    assert_eq!(nobody, UserInfo::new(ANONYMOUS, &[UNAUTHENTICATED]));
+    assert_eq!(*nobody, UserInfo::new(ANONYMOUS, &[UNAUTHENTICATED]));
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use rustls::pki_types::CertificateDer;
 use sha2::{Digest as _, Sha256};
@@ -18,18 +20,22 @@ pub enum CertificateError {
     Expired,
 }
 
-/// The user of a certificate that was verified against the client CA when its connection was made. `None` without a common name.
-/// The times are checked again: a connection may outlive its certificate.
-pub fn user_of(certificate: &CertificateDer<'_>, now: i64) -> Result<Option<UserInfo>, CertificateError> {
+/// What a certificate says that was verified against the client CA when its connection was made.
+pub struct Identity {
+    /// None without a common name.
+    pub user: Option<Arc<UserInfo>>,
+    /// Seconds since the epoch.
+    pub valid: RangeInclusive<i64>,
+}
+
+pub fn identity_of(certificate: &CertificateDer<'_>) -> Result<Identity, CertificateError> {
     let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| CertificateError::Malformed)?;
     let validity = parsed.validity();
-    if now < validity.not_before.timestamp() || now > validity.not_after.timestamp() {
-        return Err(CertificateError::Expired);
-    }
+    let valid = validity.not_before.timestamp()..=validity.not_after.timestamp();
     let subject = parsed.subject();
     let name = subject.iter_common_name().last().and_then(|cn| cn.as_str().ok()).unwrap_or_default();
     if name.is_empty() {
-        return Ok(None);
+        return Ok(Identity { user: None, valid });
     }
     let groups = subject.iter_organization().filter_map(|o| o.as_str().ok()).map(str::to_owned).collect();
     let mut id = "X509SHA256=".to_owned();
@@ -37,7 +43,8 @@ pub fn user_of(certificate: &CertificateDer<'_>, now: i64) -> Result<Option<User
         let _ = write!(id, "{byte:02x}");
     }
     let extra = BTreeMap::from([("authentication.kubernetes.io/credential-id".to_owned(), vec![id])]);
-    Ok(Some(UserInfo { name: name.to_owned(), uid: uid(subject), groups, extra }))
+    let user = UserInfo { name: name.to_owned(), uid: uid(subject), groups, extra };
+    Ok(Identity { user: Some(Arc::new(user)), valid })
 }
 
 /// The UID that a certificate may carry in an attribute of Kubernetes' own.

@@ -11,6 +11,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::authn::Peer;
 use crate::server::{ApiServer, Caller};
 
 /// A client that has not finished its TLS handshake or its request's head by then is cut off.
@@ -69,10 +70,10 @@ async fn connection(server: ApiServer, acceptor: TlsAcceptor, socket: TcpStream,
         Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake failed"),
         Err(_) => return tracing::debug!("TLS handshake timed out"),
     };
-    let peer = stream.get_ref().1.peer_certificates().map(|chain| Arc::new(chain.to_vec()));
+    let peer = stream.get_ref().1.peer_certificates().and_then(Peer::new).map(Arc::new);
     let service = hyper::service::service_fn(move |request| {
         let server = server.clone();
-        let caller = Caller::Remote { certificates: peer.clone() };
+        let caller = Caller::Remote { peer: peer.clone() };
         async move { Ok::<_, std::convert::Infallible>(server.handle(request, caller).await) }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());

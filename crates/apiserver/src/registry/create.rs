@@ -38,7 +38,7 @@ pub async fn insert(
     server: &ApiServer,
     call: &mut Call,
     options: &WriteOptions,
-    wanted: Value,
+    mut wanted: Value,
     manager: managed::Change,
 ) -> Result<Stored> {
     crate::admission::settle(&server.view, &call.row, &call.info.namespace, &wanted).await;
@@ -46,7 +46,8 @@ pub async fn insert(
     let mut tries = if generated { NAME_TRIES } else { 1 };
     loop {
         let moment = Moment::take();
-        let mut object = wanted.clone();
+        // Only a further try needs it again.
+        let mut object = if tries > 1 { wanted.clone() } else { std::mem::take(&mut wanted) };
         super::meta::prepare_create(call, &mut object, moment.now, moment.seed)?;
         let name = meta::name(&object).to_owned();
         call.info.name.clone_from(&name);

@@ -67,7 +67,7 @@ pub fn prepare_update(call: &Call, object: &mut Value, old: &Value) -> Result<()
         let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", meta::uid(old));
         return Err(StatusError::conflict(&call.row.group_resource(), &call.info.name, &why));
     }
-    let kept = old.get("metadata").and_then(Value::as_object).cloned().unwrap_or_default();
+    let kept = old.get("metadata").and_then(Value::as_object);
     let metadata = meta::metadata_mut(object);
     for key in [
         "name",
@@ -80,7 +80,7 @@ pub fn prepare_update(call: &Call, object: &mut Value, old: &Value) -> Result<()
         "generateName",
         "selfLink",
     ] {
-        match kept.get(key) {
+        match kept.and_then(|kept| kept.get(key)) {
             Some(value) => metadata.insert(key.to_owned(), value.clone()),
             None => metadata.remove(key),
         };

@@ -109,7 +109,7 @@ fn keep_decisions(object: &mut Value, old: &Value) {
 /// `populateConditionTimestamps`
 fn date_conditions(now: i64, object: &mut Value, old: &Value) {
     let now = json!(timestamp(now));
-    let Some(list) = object["status"].get_mut("conditions").and_then(Value::as_array_mut) else { return };
+    let Some(list) = object.pointer_mut("/status/conditions").and_then(Value::as_array_mut) else { return };
     let absent = |c: &Value, key: &str| c.get(key).is_none_or(Value::is_null);
     for condition in list {
         if absent(condition, "lastUpdateTime") {

@@ -7,7 +7,7 @@ use apimachinery::quantity::Quantity;
 use apimachinery::{Value, meta};
 use serde_json::json;
 
-use super::common::{Fixed, immutable, path_of};
+use super::common::{Fixed, copy_field, immutable, path_of};
 use super::{Context, Family, Part, Strategy};
 
 const GROUP: &str = "storage.k8s.io";
@@ -80,16 +80,16 @@ fn validate_claim_update(object: &Value, old: &Value, errors: &mut ErrorList) {
     let new = &object["spec"];
     let bound = old["status"]["phase"] == "Bound";
     if meta::str_at(old, &["spec", "volumeName"]).is_empty() {
-        super::common::copy_field(new, &mut allowed, "volumeName");
+        copy_field(new, &mut allowed, "volumeName");
     }
     // A claim from before there was a default class may be given one.
     let had_class = old["spec"].get("storageClassName").is_some() || meta::annotation(old, CLASS_ANNOTATION).is_some();
     if !had_class {
-        super::common::copy_field(new, &mut allowed, "storageClassName");
+        copy_field(new, &mut allowed, "storageClassName");
     }
-    super::common::copy_field(new, &mut allowed, "volumeAttributesClassName");
-    if bound && allowed.get("resources").is_some() {
-        allowed["resources"]["requests"] = new["resources"]["requests"].clone();
+    copy_field(new, &mut allowed, "volumeAttributesClassName");
+    if bound && let (Some(from), Some(to)) = (new.get("resources"), allowed.get_mut("resources")) {
+        copy_field(from, to, "requests");
         if let (Some(wanted), Some(before)) = (size(object), size(old))
             && wanted < before
             && shrinks_below_capacity(&wanted, old)

@@ -131,11 +131,14 @@ fn validate_update(object: &Value, old: &Value, errors: &mut ErrorList) {
     let suspended = old["spec"]["suspend"] == json!(true);
     let started = old["status"].get("startTime").is_some_and(|t| !t.is_null());
     if suspended && !started {
-        for key in ["affinity", "nodeSelector", "schedulingGates", "tolerations"] {
-            copy_field(&new["spec"], &mut allowed["spec"], key);
-        }
-        for key in ["labels", "annotations"] {
-            copy_field(&new["metadata"], &mut allowed["metadata"], key);
+        const MOVING: [(&str, &[&str]); 2] = [
+            ("spec", &["affinity", "nodeSelector", "schedulingGates", "tolerations"]),
+            ("metadata", &["labels", "annotations"]),
+        ];
+        for (part, keys) in MOVING {
+            if let (Some(from), Some(to)) = (new.get(part), allowed.get_mut(part)) {
+                keys.iter().for_each(|key| copy_field(from, to, key));
+            }
         }
     }
     if *new != allowed {
