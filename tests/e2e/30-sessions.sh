@@ -1,10 +1,10 @@
 # Logs, exec, attach, cp, port-forward.
 . ./lib.sh
 kubectl run chatty --image=docker.io/library/busybox:1 --image-pull-policy=IfNotPresent --restart=Always -- \
-  sh -c 'echo first line; echo to stderr >&2; i=0; while [ $i -lt 1000 ]; do echo tick $i; i=$((i+1)); sleep 0.2; done'
+  sh -c 'echo first line; sleep 0.2; echo to stderr >&2; i=0; while [ $i -lt 1000 ]; do echo tick $i; i=$((i+1)); sleep 0.2; done'
 ready pod/chatty
-says 'first line' kubectl logs chatty
-says 'to stderr' kubectl logs chatty
+eventually 10 says 'first line' kubectl logs chatty
+eventually 10 says 'to stderr' kubectl logs chatty
 is 'first line' sh -c 'kubectl logs chatty | head -1'
 says 'tick' kubectl logs chatty --tail=1 --timestamps
 timeout 3 kubectl logs -f chatty > follow.$$ || [ $? = 124 ]
@@ -17,7 +17,7 @@ is 'from stdin' sh -c 'echo "from stdin" | kubectl exec -i chatty -- cat'
 kubectl exec chatty -- sh -c 'exit 7' && exit 1 || [ $? = 7 ]
 # A terminal: the program sees one, and its output comes back through it.
 says '/dev/pts' script -qec 'kubectl exec -it chatty -- sh -c "readlink /proc/self/fd/0"' /dev/null
-says 'tick' timeout 5 sh -c 'kubectl attach chatty & sleep 2; kill $! 2>/dev/null; true'
+says 'tick' sh -c 'timeout -s KILL 2 kubectl attach chatty; true'
 
 echo payload > up.$$
 kubectl cp up.$$ "chatty:/tmp/up"

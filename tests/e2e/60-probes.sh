@@ -37,7 +37,9 @@ kubectl patch deployment gate -p '{"spec":{"template":{"spec":{"terminationGrace
 kubectl expose deployment gate --port=80
 kubectl rollout status deployment/gate --timeout=60s
 eventually 20 sh -c 'kubectl get endpoints gate -o jsonpath="{.subsets[*].addresses[*].ip}" | grep -q .'
-pod=$(kubectl get pods -l app=gate -o name | head -1)
+# The pod of before the patch may still be leaving.
+eventually 20 is 1 sh -c "kubectl get pods -l app=gate --no-headers | wc -l | tr -d ' '"
+pod=$(kubectl get pods -l app=gate -o name)
 kubectl exec "$pod" -- mv /tmp/www/version /tmp/www/away
 eventually 20 is '' kubectl get endpoints gate -o jsonpath='{.subsets[*].addresses[*].ip}'
 kubectl exec "$pod" -- mv /tmp/www/away /tmp/www/version
