@@ -1,5 +1,7 @@
 //! Structured logs to standard error.
 
+use std::io::IsTerminal as _;
+
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 use tracing::level_filters::LevelFilter;
@@ -25,7 +27,9 @@ pub fn filter(level: &str) -> Result<EnvFilter> {
 }
 
 pub fn start(filter: EnvFilter, format: LogFormat) {
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Colours are for eyes, not for files and journals.
+    let colours = std::io::stderr().is_terminal();
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
     match format {
         LogFormat::Text => builder.init(),
         LogFormat::Json => builder.json().init(),

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use cri::containerd::{Settings, Supervisor, find_binary};
 use kubelet::Kubelet;
 use network::dns::{DnsConfig, Upstreams, run_dns};
@@ -27,6 +27,9 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// Starts everything that makes this machine a node.
 pub async fn start(config: &Server, pki: &Pki, process: &Process, progress: &Progress) -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("a node needs root privileges; without them there is the API alone, with --disable-agent");
+    }
     // First, since a port in use is found out at once.
     let address = SocketAddr::new(config.bind_address, KUBELET_PORT);
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;

@@ -96,9 +96,14 @@ async fn renewed_in_use_before_they_expire() {
         let _ = told.send(());
         Ok(())
     }));
-    hears.recv().await.unwrap();
-    let after = handshake(&pki);
-    assert!(before.0 != after.0 && before.1 != after.1);
+    // Those made in one second are due in one, others in the next.
+    loop {
+        hears.recv().await.unwrap();
+        let after = handshake(&pki);
+        if before.0 != after.0 && before.1 != after.1 {
+            break;
+        }
+    }
     assert_eq!(std::fs::read_to_string(dir.path().join("admin.crt")).unwrap(), pki.admin.pem().certificate);
     shutdown.cancel();
     task.await.unwrap();

@@ -77,6 +77,14 @@ fn a_data_folder_that_cannot_be_written() {
     assert!(lines.contains(&line), "{lines}");
 }
 
+#[test]
+fn a_disk_that_is_full_from_the_start() {
+    let site = Site::new();
+    site.small_disk(32 << 10);
+    let said = site.refused(&["--disable-agent"]);
+    assert!(said.to_lowercase().contains("no space left on"), "{said}");
+}
+
 /// Makes a program of the machine vanish for this site.
 fn hide(program: &Path) {
     mount(Some("/dev/null"), program, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
