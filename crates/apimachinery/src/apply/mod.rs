@@ -211,7 +211,7 @@ fn is_reset(list: &Value) -> bool {
 fn record_update(typed: Typed<'_>, old: Option<&Value>, new: &Value, entries: &mut Vec<Entry>, manager: &Manager<'_>) {
     reconcile(typed, entries);
     let Delta { removed, modified: mut changed, added } = compare(typed, old, new, manager.reset);
-    changed.union(&added);
+    changed.absorb(added);
     for entry in entries.iter_mut() {
         entry.set.subtract(&changed);
         entry.set.subtract(&removed);
@@ -223,7 +223,7 @@ fn record_update(typed: Typed<'_>, old: Option<&Value>, new: &Value, entries: &m
         mine.set = changed;
         match entries.iter_mut().find(|entry| entry.is_same_manager(&mine)) {
             Some(entry) => {
-                entry.set.union(&mine.set);
+                entry.set.absorb(mine.set);
                 entry.time = mine.time;
             }
             None => entries.push(mine),
@@ -345,7 +345,7 @@ fn yield_fields(
     force: bool,
 ) -> Result<(), ApplyError> {
     let Delta { removed, modified: mut changed, added } = compare(typed, Some(base), merged, manager.reset);
-    changed.union(&added);
+    changed.absorb(added);
     if !force {
         let mut contested: Vec<(&Entry, FieldSet)> = entries
             .iter()

@@ -59,6 +59,15 @@ impl FieldSet {
         unite(&mut self.0, &other.0);
     }
 
+    /// Like [`FieldSet::union`], where `other` is of no more use.
+    pub(super) fn absorb(&mut self, other: FieldSet) {
+        if self.is_empty() {
+            *self = other;
+        } else {
+            unite(&mut self.0, &other.0);
+        }
+    }
+
     /// Takes the members of `other` out.
     pub fn subtract(&mut self, other: &FieldSet) {
         subtract(&mut self.0, &other.0);

@@ -40,7 +40,7 @@ fn token(authenticator: &Authenticator, spec: Value) -> String {
     request(authenticator, spec).unwrap()["status"]["token"].as_str().unwrap().to_owned()
 }
 
-fn bearer(authenticator: &Authenticator, token: &str, now: i64) -> Result<UserInfo> {
+fn bearer(authenticator: &Authenticator, token: &str, now: i64) -> Result<Arc<UserInfo>> {
     authenticator.authenticate(&Credentials { peer: None, bearer: Some(token), now })
 }
 

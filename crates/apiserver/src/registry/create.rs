@@ -67,24 +67,27 @@ async fn commit(
     options: &WriteOptions,
     moment: Moment,
     name: &str,
-    object: Value,
+    mut object: Value,
 ) -> Result<Option<Stored>> {
     let key = key_of(call, name);
-    let strategy = server.strategies.get(&call.row);
+    let claimant = server.strategies.get(&call.row).filter(|_| server.strategies.traits(&call.row).claims);
     let mut moment = moment;
     for _ in 0..super::update::MAX_TRIES {
         if server.view.store().get(&key).is_some() {
             return Ok(None);
         }
-        let mut object = object.clone();
-        let claims = match strategy {
-            Some(strategy) => strategy.allocate(&prepare::context(server, call, moment), Some(&mut object), None)?,
-            None => Vec::new(),
+        let (next, claims) = match claimant {
+            Some(strategy) => {
+                let mut next = object.clone();
+                let claims = strategy.allocate(&prepare::context(server, call, moment), Some(&mut next), None)?;
+                (next, claims)
+            }
+            None => (std::mem::take(&mut object), Vec::new()),
         };
         if options.dry_run {
-            return Ok(Some(Stored::Dry(object)));
+            return Ok(Some(Stored::Dry(next)));
         }
-        let stored = crate::strategy::convert::to_storage(&call.row, object);
+        let stored = crate::strategy::convert::to_storage(&call.row, next);
         let mut txn = Txn {
             compares: vec![Compare { key: key.clone(), expect: Expect::Absent }],
             ops: vec![Op::Put { key: key.clone(), value: encode(&stored) }],
@@ -99,6 +102,7 @@ async fn commit(
                 let entry = entries.into_iter().next().flatten();
                 return entry.map(|e| Some(Stored::Entry(e))).ok_or_else(|| StatusError::internal("put left no entry"));
             }
+            Outcome::Failed { .. } if claimant.is_none() => return Ok(None),
             Outcome::Failed { current } if current.first().is_some_and(Option::is_some) => return Ok(None),
             Outcome::Failed { .. } => moment = Moment::take(),
         }
