@@ -7,6 +7,7 @@ pub mod admission;
 pub mod authn;
 pub mod authz;
 pub mod bootstrap;
+mod crds;
 mod discovery;
 pub mod error;
 pub mod health;
@@ -23,5 +24,6 @@ pub mod strategy;
 pub mod view;
 mod warnings;
 
+pub use crds::start as serve_definitions;
 pub use server::{ApiServer, Caller, Components};
 pub use startup::{Startup, start};

@@ -139,6 +139,14 @@ impl ApiServer {
         self.inner.table.read().clone()
     }
 
+    /// Serves other rows from now on: what `change` makes of a copy of those that are served.
+    pub(crate) fn change_table(&self, change: impl FnOnce(&mut ResourceTable)) {
+        let mut current = self.inner.table.write();
+        let mut next = ResourceTable::clone(&current);
+        change(&mut next);
+        *current = Arc::new(next);
+    }
+
     /// Answers one request. Never fails and never panics: a panic below is a bug, answered as an internal error.
     pub async fn handle<B>(&self, request: http::Request<B>, caller: Caller) -> Response
     where

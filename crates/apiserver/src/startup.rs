@@ -37,6 +37,7 @@ pub async fn start(server: &ApiServer, settings: &Startup) -> Result<()> {
     try_join_all(rest.iter().map(|object| ensure(server, object))).await?;
     let own = own_objects(settings);
     try_join_all(own.iter().map(|object| replace(server, object))).await?;
+    crate::crds::start(server).await?;
     server.health.set_bootstrapped();
     Ok(())
 }
@@ -133,13 +134,17 @@ async fn replace(server: &ApiServer, wanted: &Value) -> Result<()> {
     send(server, "PUT", &format!("{path}/{}", meta::name(wanted)), Some(wanted)).await
 }
 
-async fn send(server: &ApiServer, method: &str, path: &str, body: Option<&Value>) -> Result<()> {
+/// Sends a request as the server itself.
+pub(crate) async fn send(server: &ApiServer, method: &str, path: &str, body: Option<&Value>) -> Result<()> {
     let user = UserInfo::new("system:apiserver", &["system:masters", "system:authenticated"]);
     let body = respond::full(body.map(ToString::to_string).unwrap_or_default());
     let request = http::Request::builder()
         .method(method)
         .uri(path)
-        .header(http::header::CONTENT_TYPE, "application/json")
+        .header(
+            http::header::CONTENT_TYPE,
+            if method == "PATCH" { "application/merge-patch+json" } else { "application/json" },
+        )
         .header(http::header::USER_AGENT, "kube-apiserver/coxswain")
         .body(body)
         .map_err(StatusError::internal)?;

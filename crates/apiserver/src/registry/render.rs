@@ -32,7 +32,7 @@ impl Include {
 
 /// The JSON of a stored object in the version of `row`: the shared buffer itself where it is stored so.
 pub fn json_of(row: &ResourceRow, object: &Object) -> Bytes {
-    if convert::is_stored_form(row) {
+    if convert::is_stored_form(row, object.json()) {
         return object.json().clone();
     }
     convert::from_storage(row, object.value()).to_string().into()

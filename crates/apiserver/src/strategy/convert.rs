@@ -6,9 +6,23 @@ use apimachinery::resource::ResourceRow;
 use apimachinery::{Value, meta};
 use serde_json::{Map, json};
 
-/// Whether objects of this row are served as they are stored.
-pub fn is_stored_form(row: &ResourceRow) -> bool {
-    kind_of(row).is_none()
+/// Whether this object of a row is served as it is stored. A custom one may have been stored in a version that was current then.
+pub fn is_stored_form(row: &ResourceRow, json: &[u8]) -> bool {
+    if !row.custom {
+        return kind_of(row).is_none();
+    }
+    // `encode` writes the version first.
+    let rest = json.strip_prefix(b"{\"apiVersion\":\"").and_then(|rest| rest.strip_prefix(row.group.as_bytes()));
+    let rest = rest.and_then(|rest| rest.strip_prefix(b"/")).and_then(|rest| rest.strip_prefix(row.version.as_bytes()));
+    rest.is_some_and(|rest| rest.starts_with(b"\""))
+}
+
+/// Versions of a custom resource differ in their name only (conversion strategy `None`).
+fn versioned(mut object: Value, api_version: &str) -> Value {
+    if let Some(map) = object.as_object_mut() {
+        map.insert("apiVersion".to_owned(), json!(api_version));
+    }
+    object
 }
 
 #[derive(Clone, Copy)]
@@ -29,6 +43,9 @@ fn kind_of(row: &ResourceRow) -> Option<Conversion> {
 
 /// A stored object in the version of `row`.
 pub fn from_storage(row: &ResourceRow, object: Value) -> Value {
+    if row.custom {
+        return versioned(object, &row.api_version());
+    }
     match kind_of(row) {
         None => object,
         Some(Conversion::NewEvent) => renamed(object, "events.k8s.io/v1", &EVENT_FIELDS, false),
@@ -38,6 +55,9 @@ pub fn from_storage(row: &ResourceRow, object: Value) -> Value {
 
 /// An object of `row` in the version that is stored.
 pub fn to_storage(row: &ResourceRow, object: Value) -> Value {
+    if row.custom {
+        return versioned(object, &format!("{}/{}", row.group, row.storage_version));
+    }
     match kind_of(row) {
         None => object,
         Some(Conversion::NewEvent) => renamed(object, "v1", &EVENT_FIELDS, true),

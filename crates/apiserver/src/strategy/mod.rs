@@ -9,6 +9,7 @@ mod common;
 mod config;
 pub mod connect;
 pub mod convert;
+mod definitions;
 mod events;
 mod namespace;
 mod network;
@@ -225,6 +226,7 @@ impl Strategies {
             account::strategies(&services),
             certificates::strategies(),
             config::strategies(),
+            definitions::strategies(),
             network::strategies(),
             policy::strategies(),
             storage::strategies(),
