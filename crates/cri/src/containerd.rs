@@ -144,15 +144,20 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// Takes over the containerd that an earlier run left, or starts one; returns when it answers.
+    /// Takes over the containerd that an earlier run left, or starts one; returns when it answers. One that was started with other
+    /// settings (by an older release, say) makes way for a new one, which takes over its containers.
     pub async fn start(settings: Settings) -> Result<Self> {
         for dir in [&settings.root_dir, &settings.state_dir] {
             std::fs::create_dir_all(dir).map_err(file("create directory", dir))?;
         }
         if let Some((process, pid)) = adopt(&settings) {
-            let supervisor = Supervisor { settings, process, pid, adopted: true };
-            supervisor.ready().await?;
-            return Ok(supervisor);
+            let supervisor = Supervisor { settings: settings.clone(), process, pid, adopted: true };
+            if runs_as_configured(&settings) {
+                supervisor.ready().await?;
+                return Ok(supervisor);
+            }
+            tracing::info!(pid, "containerd runs with an older configuration; starting it again");
+            supervisor.stop().await?;
         }
         let (process, pid) = launch(&settings)?;
         let mut supervisor = Supervisor { settings, process, pid, adopted: false };
@@ -230,6 +235,12 @@ fn adopt(settings: &Settings) -> Option<(Process, i32)> {
     // SAFETY: `OwnedFd` keeps its descriptor open, and the same, for as long as it lives.
     let pidfd = unsafe { AsyncFd::register(pidfd) }.ok()?;
     Some((Process::Adopted(pidfd), pid))
+}
+
+/// Whether the configuration that containerd was started with is the one it would be started with now.
+fn runs_as_configured(settings: &Settings) -> bool {
+    let written = std::fs::read_to_string(settings.config_file()).unwrap_or_default();
+    ["overlayfs", "native"].iter().any(|snapshotter| render_config(settings, snapshotter) == written)
 }
 
 fn pidfd_open(pid: i32) -> std::io::Result<OwnedFd> {

@@ -117,10 +117,16 @@ fn runs_pods_without_a_registry_and_outlives_its_runtime_and_itself() {
     let (status, took) = server.stop();
     assert_eq!(status.code(), Some(0));
     assert!(took < Duration::from_secs(10), "{took:?}");
-    let _server = site.start(&settings);
+    let server = site.start(&settings);
     let node = Node { site: &site, client: site.connect() };
     assert_eq!(containerd_pid(&data), runtime, "taken over");
     node.run("third");
+    assert_eq!(node.running("first").unwrap(), first, "the container went on");
+
+    server.kill();
+    let _server = site.start(&[&settings[..], &["--pause-image", "localhost/other:1"]].concat());
+    let node = Node { site: &site, client: site.connect() };
+    assert_ne!(containerd_pid(&data), runtime, "started again with its new configuration");
     assert_eq!(node.running("first").unwrap(), first, "the container went on");
     for name in ["first", "second", "third"] {
         node.delete(name);
