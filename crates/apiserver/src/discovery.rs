@@ -28,7 +28,7 @@ pub fn groups(server: &ApiServer, accept: Option<&str>) -> Result<Response> {
         return Ok(aggregated(&table, false));
     }
     let groups: Vec<Value> =
-        table.groups().into_iter().filter(|g| !g.name.is_empty()).map(|g| group_value(&g.name, &g.versions)).collect();
+        table.groups().into_iter().filter(|g| !g.name.is_empty()).map(|g| group_value(g.name, &g.versions)).collect();
     let body = json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups});
     Ok(respond::value(200, Encoding::Json, &body))
 }
@@ -39,9 +39,9 @@ pub fn group(server: &ApiServer, name: &str) -> Result<Response> {
     let group = table
         .groups()
         .into_iter()
-        .find(|g| &*g.name == name && !name.is_empty())
+        .find(|g| g.name == name && !name.is_empty())
         .ok_or_else(StatusError::no_such_path)?;
-    let mut body = group_value(&group.name, &group.versions);
+    let mut body = group_value(group.name, &group.versions);
     body["kind"] = json!("APIGroup");
     body["apiVersion"] = json!("v1");
     Ok(respond::value(200, Encoding::Json, &body))
@@ -136,7 +136,7 @@ fn aggregated(table: &ResourceTable, legacy: bool) -> Response {
                 .iter()
                 .map(|version| {
                     let resources: Vec<Value> =
-                        table.group_version(&group.name, version).map(|r| aggregated_row(r)).collect();
+                        table.group_version(group.name, version).map(|row| aggregated_row(row)).collect();
                     json!({"version": version, "resources": resources, "freshness": "Current"})
                 })
                 .collect();

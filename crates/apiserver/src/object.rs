@@ -30,7 +30,7 @@ pub struct Meta {
     pub namespace: Box<str>,
     pub uid: Box<str>,
     #[serde(deserialize_with = "pairs")]
-    pub labels: Vec<(Box<str>, Box<str>)>,
+    pub labels: Pairs,
     pub deletion_timestamp: Option<Box<str>>,
 }
 
@@ -40,7 +40,9 @@ impl Meta {
     }
 }
 
-fn pairs<'de, D: serde::Deserializer<'de>>(de: D) -> Result<Vec<(Box<str>, Box<str>)>, D::Error> {
+type Pairs = Vec<(Box<str>, Box<str>)>;
+
+fn pairs<'de, D: serde::Deserializer<'de>>(de: D) -> Result<Pairs, D::Error> {
     let map: Option<std::collections::BTreeMap<Box<str>, Box<str>>> = Option::deserialize(de)?;
     Ok(map.unwrap_or_default().into_iter().collect())
 }

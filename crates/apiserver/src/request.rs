@@ -38,6 +38,8 @@ pub struct RequestInfo {
     pub resource: String,
     pub subresource: String,
     pub name: String,
+    /// The path names a namespace itself (`/namespaces/<name>[/status|/finalize]`), not something in it.
+    pub is_namespace_itself: bool,
     /// What follows resource, name and subresource (`proxy/a/b` has `a/b`).
     pub rest: String,
     /// The raw `fieldSelector` of a list, watch or deletecollection: the Node authoriser allows only a node's own objects by it.

@@ -168,7 +168,7 @@ impl ApiServer {
         let query = Query::parse(head.uri.query().unwrap_or_default());
         let info = request_info(&head.method, head.uri.path(), &query);
         let audit_id = header_text(&head.headers, header::HeaderName::from_static("audit-id")).map(str::to_owned);
-        let label = self.metrics.label(&info);
+        let label = if self.serves(&info) { self.metrics.label(&info) } else { None };
         let agent = header_text(&head.headers, header::USER_AGENT).unwrap_or_default();
         let pretty = info.is_resource && !is_long_running(&info) && query.pretty(agent);
         let warnings = Warnings::default();
@@ -197,6 +197,7 @@ impl ApiServer {
         caller: Caller,
         warnings: Warnings,
     ) -> Result<Response> {
+        refuse_slashes(&info)?;
         let user = self.authenticate(&head.headers, &caller)?;
         let user = self.impersonate(user, &head.headers)?;
         self.authorize(&user, &info)?;
@@ -204,8 +205,11 @@ impl ApiServer {
             return nonresource::answer(self, &head, &info).await;
         }
         let row = self.find_row(&info)?;
+        refuse_misplaced(&row, &info)?;
         let streams = is_long_running(&info);
-        let _slot = if streams { None } else { Some(self.slot(&info.verb)?) };
+        // Components of this process and administrators are never locked out by what others do.
+        let exempt = streams || matches!(caller, Caller::Known(_)) || user.in_group(crate::authz::MASTERS);
+        let _slot = if exempt { None } else { Some(self.slot(&info.verb)?) };
         let accepted = if is_connect(&info) {
             Accepted { encoding: negotiate::Encoding::Json, shape: negotiate::Shape::Object }
         } else {
@@ -253,6 +257,13 @@ impl ApiServer {
         }
     }
 
+    /// Whether there is such a resource; counters are kept of no others, or clients could grow them without bound.
+    fn serves(&self, info: &RequestInfo) -> bool {
+        let table = self.table();
+        let row = table.get(&info.group, &info.version, &info.resource);
+        row.is_some_and(|row| info.subresource.is_empty() || row.subresource(&info.subresource).is_some())
+    }
+
     fn find_row(&self, info: &RequestInfo) -> Result<Arc<ResourceRow>> {
         self.table().get(&info.group, &info.version, &info.resource).cloned().ok_or_else(StatusError::no_such_path)
     }
@@ -292,6 +303,25 @@ pub async fn collect(mut body: Body) -> Result<Bytes> {
         return Err(StatusError::request_too_large(format!("limit is {MAX_BODY_BYTES}")));
     }
     Ok(collected.freeze())
+}
+
+/// An encoded slash would let one path segment pass for two, in keys and in checks by namespace.
+fn refuse_slashes(info: &RequestInfo) -> Result<()> {
+    let segments = [&info.group, &info.version, &info.namespace, &info.resource, &info.name, &info.subresource];
+    if info.is_resource && segments.iter().any(|segment| segment.contains('/')) {
+        return Err(StatusError::no_such_path());
+    }
+    Ok(())
+}
+
+/// What is in no namespace is not reached through one: rights in a namespace would count for it.
+fn refuse_misplaced(row: &ResourceRow, info: &RequestInfo) -> Result<()> {
+    let misplaced = if row.is_namespaced() {
+        info.is_namespace_itself && !info.namespace.is_empty() && info.resource != "namespaces"
+    } else {
+        !info.namespace.is_empty() && !info.is_namespace_itself
+    };
+    if misplaced { Err(StatusError::no_such_path()) } else { Ok(()) }
 }
 
 /// Subresources that connect to something else and stream.

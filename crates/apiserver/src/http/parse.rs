@@ -56,6 +56,7 @@ pub fn request_info(method: &Method, path: &str, query: &Query) -> RequestInfo {
     {
         info.namespace = namespace.clone();
         let own = rest.first().is_none_or(|next| NAMESPACE_SUBRESOURCES.contains(&next.as_str()));
+        info.is_namespace_itself = own;
         if !own {
             parts = rest;
         }
@@ -68,7 +69,9 @@ pub fn request_info(method: &Method, path: &str, query: &Query) -> RequestInfo {
     // What follows the subresource is kept as it was sent: a proxied path must not be decoded and encoded again.
     info.rest = raw_rest(path, decoded.len() - parts.len() + 3);
 
-    if info.verb == "get" && (watch_path || query.flag("watch")) {
+    // Only collections are watched by a parameter: on a named object, or a proxied path, `watch` is somebody else's.
+    let watched = watch_path && info.subresource.is_empty() || info.name.is_empty() && query.flag("watch");
+    if info.verb == "get" && watched {
         info.verb = "watch".to_owned();
     } else if info.verb == "get" && info.name.is_empty() {
         info.verb = "list".to_owned();

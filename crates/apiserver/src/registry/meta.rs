@@ -13,6 +13,7 @@ const MAX_ANNOTATIONS_BYTES: usize = 256 * 1024;
 
 /// RFC 3339 in whole seconds, as `metav1.Time`.
 pub fn timestamp(seconds: i64) -> String {
+    let seconds = seconds.clamp(jiff::Timestamp::MIN.as_second(), jiff::Timestamp::MAX.as_second());
     jiff::Timestamp::from_second(seconds).unwrap_or_default().to_string()
 }
 

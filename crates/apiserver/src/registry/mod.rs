@@ -101,3 +101,19 @@ pub fn connect_admission(server: &ApiServer, call: &mut Call, operation: crate::
     prepare::admit(server, call, &options, moment, operation, &subresource, &mut none, None)?;
     prepare::check(server, call, &options, moment, operation, &subresource, &mut none, None)
 }
+
+/// An update that creates needs the right to create.
+fn require_create(server: &ApiServer, call: &Call) -> Result<()> {
+    let info = crate::request::RequestInfo { verb: "create".to_owned(), ..call.info.clone() };
+    crate::authz::require(&server.authorizer, &call.user, &info)
+}
+
+/// The bytes to store, unless they are more than a client could have sent: objects must not grow by patches without bound.
+fn encoded(object: &apimachinery::Value) -> Result<bytes::Bytes> {
+    let bytes = crate::object::encode(object);
+    if bytes.len() > crate::server::MAX_BODY_BYTES {
+        let limit = crate::server::MAX_BODY_BYTES;
+        return Err(StatusError::request_too_large(format!("the object would be {} bytes, limit is {limit}", bytes.len())));
+    }
+    Ok(bytes)
+}

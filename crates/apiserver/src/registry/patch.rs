@@ -157,6 +157,7 @@ async fn apply_new(
     config: &Value,
     part: Part,
 ) -> Result<Response> {
+    super::require_create(server, &call)?;
     let resource: GroupResource = call.row.group_resource();
     if part != Part::Main {
         return Err(StatusError::not_found(&resource, &call.info.name));

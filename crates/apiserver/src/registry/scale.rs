@@ -42,9 +42,20 @@ fn selector_text(selector: Option<&Value>) -> String {
     parsed.map(|s| s.to_string()).unwrap_or_default()
 }
 
+/// The wish of a Scale: a 32-bit integer, zero when absent, as typed decoding has it.
+fn replicas_of(scale: &Value) -> Result<i64> {
+    let Some(found) = meta::at(scale, &SPEC_REPLICAS).filter(|v| !v.is_null()) else { return Ok(0) };
+    found.as_i64().filter(|n| i32::try_from(*n).is_ok()).ok_or_else(|| {
+        StatusError::bad_request(format!(
+            "Scale in version \"v1\" cannot be handled as a Scale: json: cannot unmarshal {found} into Go struct field \
+             ScaleSpec.spec.replicas of type int32"
+        ))
+    })
+}
+
 /// Sets the wish of `scale` in `object`.
 pub fn set(row: &ResourceRow, object: &mut Value, scale: &Value) -> Result<()> {
-    let replicas = meta::at(scale, &SPEC_REPLICAS).and_then(Value::as_i64).unwrap_or(0);
+    let replicas = replicas_of(scale)?;
     if replicas < 0 {
         let path = apimachinery::field::Path::new("spec").child("replicas");
         let error = apimachinery::field::Error::invalid(&path, &json!(replicas), "must be greater than or equal to 0");

@@ -34,6 +34,19 @@ pub async fn put(server: &ApiServer, mut call: Call, sent: Body, part: Part) -> 
 }
 
 async fn upsert(server: &ApiServer, mut call: Call, options: WriteOptions, mut object: Value) -> Result<Response> {
+    super::require_create(server, &call)?;
+    let name = meta::name(&object);
+    if !name.is_empty() && name != call.info.name {
+        return Err(StatusError::bad_request(format!(
+            "the name of the object ({name}) does not match the name on the URL ({})",
+            call.info.name
+        )));
+    }
+    let uid = meta::uid(&object);
+    if !uid.is_empty() {
+        let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: ");
+        return Err(StatusError::conflict(&call.row.group_resource(), &call.info.name, &why));
+    }
     meta::remove(&mut object, "resourceVersion");
     if meta::name(&object).is_empty() {
         meta::metadata_mut(&mut object).insert("name".to_owned(), Value::from(call.info.name.as_str()));

@@ -86,6 +86,7 @@ impl Api {
         let stop = CancellationToken::new();
         tokio::spawn(listener::serve(server.clone(), socket, authority.server_config(), stop.clone()));
         let stream = TcpStream::connect(address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
         let connector = tokio_rustls::TlsConnector::from(authority.client_config(ADMIN, "system:masters"));
         let name = ServerName::try_from("localhost").unwrap();
         let stream = connector.connect(name, stream).await.unwrap();
@@ -170,13 +171,11 @@ async fn server() -> ApiServer {
     let services = Services { authorizer: authorizer.clone(), authenticator: authenticator.clone(), signer };
     let tls =
         rustls::ClientConfig::builder().with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth();
-    // Accounts come from a controller, which is not part of this server.
-    let admission = admission::default_chain(authorizer.clone()).without(&["ServiceAccount"]);
     let server = ApiServer::new(Components {
         store: store.clone(),
         table: apimachinery::resource::builtin().clone(),
         authenticator,
-        admission,
+        admission: admission::default_chain(authorizer.clone()),
         authorizer,
         strategies: Strategies::new(services),
         settings: Settings {
@@ -188,11 +187,15 @@ async fn server() -> ApiServer {
         version: nonresource::Version { git_version: "v1.37.0".into(), git_commit: "".into(), build_date: "".into() },
     });
     // All that these tests need of what a cluster has: the objects of a whole one are the other tests' subject.
-    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default"}});
-    let request = Request::post("/api/v1/namespaces").header("content-type", "application/json");
-    let request = request.body(Full::from(namespace.to_string())).unwrap();
     let mut admin = InProcess::new(server.clone(), UserInfo::new(ADMIN, &["system:masters"]));
-    assert_eq!(admin.call(request).await.unwrap().status(), 201);
+    for (path, object) in [
+        ("/api/v1/namespaces", json!({"metadata": {"name": "default"}})),
+        ("/api/v1/namespaces/default/serviceaccounts", json!({"metadata": {"name": "default"}})),
+    ] {
+        let request = Request::post(path).header("content-type", "application/json");
+        let request = request.body(Full::from(object.to_string())).unwrap();
+        assert_eq!(admin.call(request).await.unwrap().status(), 201);
+    }
     server
 }
 

@@ -20,7 +20,7 @@ pub fn bind(cx: &Context<'_>, pod: &Value, binding: &Value) -> Result<Value> {
     for list in ["annotations", "labels"] {
         let Some(given) = meta::at(binding, &["metadata", list]).and_then(Value::as_object) else { continue };
         let into = metadata.entry(list).or_insert_with(|| json!({}));
-        for (key, value) in given {
+        for (key, value) in given.iter().filter(|(_, value)| value.is_string()) {
             into[key] = value.clone();
         }
     }

@@ -184,8 +184,8 @@ pub fn validate_resize(object: &Value, old: &Value, path: &Path, errors: &mut Er
         }
     }
     if defaults::qos_class(object) != defaults::qos_class(old) {
-        let why = format!("Pod QOS Class may not change as a result of resizing");
-        errors.push(Error::invalid(path, &json!(defaults::qos_class(object)), &why));
+        let why = "Pod QOS Class may not change as a result of resizing";
+        errors.push(Error::invalid(path, &json!(defaults::qos_class(object)), why));
     }
     for (index, (new, before)) in
         items(&object["spec"], "containers").zip(items(&old["spec"], "containers")).enumerate()
