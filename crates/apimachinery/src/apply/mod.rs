@@ -416,22 +416,28 @@ fn update_last_applied(object: &mut Value, config: &Value) {
 /// Upstream's `IgnoreManagedFieldsTimestampsTransformer`: where nothing but times in managedFields differs from the old object, the
 /// old times stay, so that the write is none.
 pub fn keep_timestamps(old: &Value, new: &mut Value) {
-    let list = |object: &'_ Value| meta::at(object, &["metadata", "managedFields"]).and_then(Value::as_array).cloned();
-    let (Some(old_list), Some(new_list)) = (list(old), list(new)) else { return };
-    if old_list == new_list || old_list.len() != new_list.len() {
+    let (Some(before), Some(after)) = (managers(old), managers(new)) else { return };
+    if before.len() != after.len() || before == after {
         return;
     }
-    let timeless = |mut entries: Vec<Value>| {
-        for entry in entries.iter_mut().filter_map(Value::as_object_mut) {
-            entry.remove("time");
+    let known = |entry: &Value| before.iter().any(|b| is_same_but_time(b, entry));
+    if after.iter().all(known) && is_same_otherwise(old, new) {
+        let kept = before.clone();
+        meta::metadata_mut(new).insert("managedFields".to_owned(), Value::Array(kept));
+    }
+}
+
+fn managers(object: &Value) -> Option<&Vec<Value>> {
+    meta::at(object, &["metadata", "managedFields"])?.as_array()
+}
+
+fn is_same_but_time(left: &Value, right: &Value) -> bool {
+    match (left, right) {
+        (Value::Object(left), Value::Object(right)) => {
+            left.iter().filter(|(key, _)| *key != "time").eq(right.iter().filter(|(key, _)| *key != "time"))
         }
-        entries
-    };
-    let (old_entries, new_entries) = (timeless(old_list.clone()), timeless(new_list));
-    if !new_entries.iter().all(|entry| old_entries.contains(entry)) || !is_same_otherwise(old, new) {
-        return;
+        _ => left == right,
     }
-    meta::metadata_mut(new).insert("managedFields".to_owned(), Value::Array(old_list));
 }
 
 /// Equal but for managedFields.
