@@ -316,12 +316,11 @@ fn refuse_slashes(info: &RequestInfo) -> Result<()> {
 
 /// What is in no namespace is not reached through one: rights in a namespace would count for it.
 fn refuse_misplaced(row: &ResourceRow, info: &RequestInfo) -> Result<()> {
-    let misplaced = if row.is_namespaced() {
-        info.is_namespace_itself && !info.namespace.is_empty() && info.resource != "namespaces"
+    if !row.is_namespaced() && !info.namespace.is_empty() && !info.is_namespace_itself {
+        Err(StatusError::no_such_path())
     } else {
-        !info.namespace.is_empty() && !info.is_namespace_itself
-    };
-    if misplaced { Err(StatusError::no_such_path()) } else { Ok(()) }
+        Ok(())
+    }
 }
 
 /// Subresources that connect to something else and stream.

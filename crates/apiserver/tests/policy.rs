@@ -232,3 +232,70 @@ async fn a_pod_waits_for_the_account_of_its_new_namespace() {
     let (made, _) = tokio::join!(create, controller);
     assert_eq!(made["spec"]["serviceAccountName"], "default");
 }
+
+/// Rights in a namespace, on one verb, or on updates must not reach further than they say.
+#[tokio::test]
+async fn paths_and_verbs_do_not_stretch_rights() {
+    let store = ObjectStore::in_memory(store::Options::default());
+    let server = server(&store);
+    start(&server).await;
+    let rbac = "/apis/rbac.authorization.k8s.io/v1";
+    as_admin(&server, "POST /api/v1/namespaces", json!({"metadata": {"name": "a"}})).await;
+    let binding = json!({"metadata": {"name": "all"}, "subjects": [{"kind": "User", "name": "eve", "apiGroup": "rbac.authorization.k8s.io"}],
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"}});
+    as_admin(&server, &format!("POST {rbac}/namespaces/a/rolebindings"), binding).await;
+    as_admin(&server, "POST /api/v1/nodes", json!({"metadata": {"name": "n1"}})).await;
+    for line in [
+        "GET /api/v1/namespaces/a/nodes/n1",
+        "DELETE /api/v1/namespaces/a/nodes/n1",
+        "DELETE /api/v1/namespaces/a/namespaces/default",
+        "GET /api/v1/namespaces/a/nodes/n1/proxy/pods",
+        "PATCH /api/v1/pods/a%2Fx/ephemeralcontainers",
+    ] {
+        let (code, answer) = as_user(&server, "eve", &[], line, Value::Null).await;
+        assert!(matches!(code, 403 | 404), "{line}: {answer}");
+    }
+    let (code, _) = as_user(&server, "eve", &[], "GET /api/v1/namespaces/a", Value::Null).await;
+    assert_eq!(code, 200);
+
+    let rules =
+        json!([{"verbs": ["update", "patch", "watch"], "apiGroups": ["", "coordination.k8s.io"], "resources": ["*"]}]);
+    as_admin(
+        &server,
+        &format!("POST {rbac}/namespaces/a/roles"),
+        json!({"metadata": {"name": "writer"}, "rules": rules}),
+    )
+    .await;
+    let binding = json!({"metadata": {"name": "writers"}, "subjects": [{"kind": "User", "name": "bob", "apiGroup": "rbac.authorization.k8s.io"}],
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "writer"}});
+    as_admin(&server, &format!("POST {rbac}/namespaces/a/rolebindings"), binding).await;
+    let lease = json!({"metadata": {"name": "l"}, "spec": {}});
+    let line = "PUT /apis/coordination.k8s.io/v1/namespaces/a/leases/l";
+    let (code, answer) = as_user(&server, "bob", &[], line, lease).await;
+    assert_eq!(code, 403, "an update must not create: {answer}");
+    let (code, _) = as_user(&server, "bob", &[], "GET /api/v1/namespaces/a/pods/x/log?watch=true", Value::Null).await;
+    assert_eq!(code, 403);
+}
+
+#[tokio::test]
+async fn numbers_that_clients_make_up_do_no_harm() {
+    let store = ObjectStore::in_memory(store::Options::default());
+    let server = server(&store);
+    start(&server).await;
+    as_admin(&server, "POST /api/v1/namespaces/default/serviceaccounts", account()).await;
+    let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i:1"}]}});
+    let deployment =
+        json!({"metadata": {"name": "d"}, "spec": {"selector": {"matchLabels": {"a": "b"}}, "template": template}});
+    as_admin(&server, "POST /apis/apps/v1/namespaces/default/deployments", deployment).await;
+    for replicas in [json!(3_000_000_000_u64), json!("5"), json!(1.5)] {
+        let scale = json!({"metadata": {"name": "d"}, "spec": {"replicas": replicas}});
+        let line = "PUT /apis/apps/v1/namespaces/default/deployments/d/scale";
+        let (code, answer) = as_user(&server, "admin", &["system:masters"], line, scale).await;
+        assert_eq!(code, 400, "{answer}");
+    }
+    as_admin(&server, "POST /api/v1/namespaces/default/pods", pod("p")).await;
+    let options = json!({"gracePeriodSeconds": i64::MAX});
+    let line = "DELETE /api/v1/namespaces/default/pods/p";
+    let (code, _) = as_user(&server, "admin", &["system:masters"], line, options).await;
+    assert!(code < 500);
+}

@@ -32,13 +32,13 @@ pub fn write_private(path: &Path, content: &[u8]) -> Result<()> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".tmp");
     let temporary = Path::new(&temporary);
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(temporary)
-        .with_context(fail)?;
+    // A file or link that somebody else put there must not receive the secret.
+    match fs::remove_file(temporary) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).with_context(fail),
+        _ => {}
+    }
+    let mut file =
+        fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(temporary).with_context(fail)?;
     file.write_all(content).and_then(|()| file.sync_all()).with_context(fail)?;
     fs::rename(temporary, path).with_context(fail)?;
     fs::File::open(parent).and_then(|dir| dir.sync_all()).with_context(fail)

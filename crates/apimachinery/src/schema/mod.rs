@@ -28,7 +28,7 @@ pub use default::default;
 pub use validate::validate;
 
 /// Nesting beyond which a document is refused and a walk stops. Decoding enforces it; walks repeat it for values made elsewhere.
-pub const MAX_DEPTH: usize = 128;
+pub const MAX_DEPTH: usize = 100;
 
 /// Index of a type in its [`Schema`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

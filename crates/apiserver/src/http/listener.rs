@@ -76,7 +76,10 @@ async fn connection(server: ApiServer, acceptor: TlsAcceptor, socket: TcpStream,
         let caller = Caller::Remote { peer: peer.clone() };
         async move { Ok::<_, std::convert::Infallible>(server.handle(request, caller).await) }
     });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+    // By what was agreed on, not by the first bytes: a client that sends none is then cut off by the head's limit.
+    let speaks_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    let builder = auto::Builder::new(TokioExecutor::new());
+    let mut builder = if speaks_http2 { builder.http2_only() } else { builder.http1_only() };
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_LIMIT);
     builder
         .http2()

@@ -125,6 +125,8 @@ mod tests {
         check(Method::GET, "/api/v1/pods", "list |v1||pods|||");
         check(Method::GET, "/api/v1/namespaces", "list |v1||namespaces|||");
         check(Method::GET, "/api/v1/namespaces/a", "get |v1|a|namespaces|a||");
+        check(Method::GET, "/api/v1/namespaces/a/pods/x?watch=1", "get |v1|a|pods|x||");
+        check(Method::GET, "/api/v1/namespaces/a/pods/x/proxy/?watch=1", "get |v1|a|pods|x|proxy|");
         check(Method::PUT, "/api/v1/namespaces/a/finalize", "update |v1|a|namespaces|a|finalize|");
         check(Method::GET, "/api/v1/namespaces/a/pods?watch=1", "watch |v1|a|pods|||");
         check(Method::GET, "/api/v1/watch/namespaces/a/pods/x", "watch |v1|a|pods|x||");

@@ -14,8 +14,12 @@ use crate::strategy::connect::{Ask, Connection};
 
 /// Answers logs, exec, attach, port-forward and proxy requests.
 pub async fn connect(server: &ApiServer, mut call: Call, body: Body) -> Result<Response> {
-    if call.row.subresource(&call.info.subresource).is_none() {
+    let Some(subresource) = call.row.subresource(&call.info.subresource) else {
         return Err(StatusError::no_such_path());
+    };
+    // The right to one verb must not open what another one does.
+    if !subresource.verbs.iter().any(|verb| verb.as_str() == call.info.verb) {
+        return Err(StatusError::method_not_supported(&call.row.group_resource(), &call.info.verb));
     }
     authorize_session(server, &call)?;
     connect_admission(server, &mut call, Operation::Connect)?;

@@ -8,7 +8,7 @@ use super::options::WriteOptions;
 use super::prepare::{self, Moment};
 use super::{body, key_of, managed, render};
 use crate::http::{Body, Response};
-use crate::object::{Entry, encode};
+use crate::object::Entry;
 use crate::server::{ApiServer, Call};
 
 /// Tries of a generated name that is taken, as upstream.
@@ -90,7 +90,7 @@ async fn commit(
         let stored = crate::strategy::convert::to_storage(&call.row, next);
         let mut txn = Txn {
             compares: vec![Compare { key: key.clone(), expect: Expect::Absent }],
-            ops: vec![Op::Put { key: key.clone(), value: encode(&stored) }],
+            ops: vec![Op::Put { key: key.clone(), value: super::encoded(&stored)? }],
             durability: durability(server, call),
         };
         for (compare, op) in claims {

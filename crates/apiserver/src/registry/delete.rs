@@ -255,7 +255,7 @@ fn grace(strategy: Option<&dyn Strategy>, options: &DeleteOptions, now: i64, old
     let wanted = options.grace_period_seconds.map(|s| if s < 0 { 1 } else { s });
     if !meta::is_deleting(old) {
         return match strategy.and_then(|s| s.deletion_grace(old, wanted)) {
-            Some(seconds) if seconds > 0 => Grace::Lasts { seconds, until: now + seconds },
+            Some(seconds) if seconds > 0 => Grace::Lasts { seconds, until: now.saturating_add(seconds) },
             _ => Grace::Over,
         };
     }
@@ -265,7 +265,7 @@ fn grace(strategy: Option<&dyn Strategy>, options: &DeleteOptions, now: i64, old
         Some(0) => Grace::Over,
         Some(seconds) if seconds < left => {
             let end = meta::str_at(old, &["metadata", "deletionTimestamp"]).parse::<jiff::Timestamp>();
-            let end = end.map_or(now + left, jiff::Timestamp::as_second);
+            let end = end.map_or(now.saturating_add(left), jiff::Timestamp::as_second);
             Grace::Lasts { seconds, until: end - left + seconds }
         }
         _ => Grace::Pending,

@@ -113,7 +113,10 @@ fn encoded(object: &apimachinery::Value) -> Result<bytes::Bytes> {
     let bytes = crate::object::encode(object);
     if bytes.len() > crate::server::MAX_BODY_BYTES {
         let limit = crate::server::MAX_BODY_BYTES;
-        return Err(StatusError::request_too_large(format!("the object would be {} bytes, limit is {limit}", bytes.len())));
+        return Err(StatusError::request_too_large(format!(
+            "the object would be {} bytes, limit is {limit}",
+            bytes.len()
+        )));
     }
     Ok(bytes)
 }

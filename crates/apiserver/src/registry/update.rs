@@ -9,7 +9,7 @@ use super::options::WriteOptions;
 use super::prepare::{self, Moment};
 use super::{body, create, find, key_of, managed, render};
 use crate::http::{Body, Response};
-use crate::object::{Entry, encode};
+use crate::object::Entry;
 use crate::server::{ApiServer, Call};
 use crate::strategy::Part;
 
@@ -135,7 +135,7 @@ async fn swap(
         Op::Delete { key: key.clone() }
     } else {
         let stored = crate::strategy::convert::to_storage(&call.row, next);
-        Op::Put { key: key.clone(), value: encode(&stored) }
+        Op::Put { key: key.clone(), value: super::encoded(&stored)? }
     };
     let mut txn = Txn {
         compares: vec![Compare { key, expect: Expect::ModRevision(entry.mod_revision) }],

@@ -1,5 +1,7 @@
 //! Where the connecting subresources of pods, services and nodes lead. Pure: reads the view, opens nothing.
 
+use std::net::IpAddr;
+
 use apimachinery::status::{GroupResource, Result, StatusError};
 use apimachinery::{Value, meta};
 
@@ -71,10 +73,7 @@ pub fn pod(ask: &Ask<'_>) -> Result<Connection> {
             Ok(Connection::Stream { kubelet: kubelet_of(ask.view, &pod)?, path, kind: StreamKind::PortForward })
         }
         _ => {
-            let host = meta::str_at(&pod, &["status", "podIP"]).to_owned();
-            if host.is_empty() {
-                return Err(StatusError::bad_request("address not allowed"));
-            }
+            let host = proxied_address(meta::str_at(&pod, &["status", "podIP"]))?;
             Ok(Connection::Workload { scheme: target.scheme, host, port: target.pod_port(&pod)? })
         }
     }
@@ -103,11 +102,25 @@ pub fn service(ask: &Ask<'_>) -> Result<Connection> {
             .and_then(|n| u16::try_from(n).ok());
         let ready = |e: &&Value| meta::at(e, &["conditions", "ready"]).and_then(Value::as_bool).unwrap_or(true);
         let address = items(&slice, "endpoints").find(ready).and_then(|e| e["addresses"][0].as_str());
-        if let (Some(port), Some(host)) = (number, address) {
-            return Ok(Connection::Workload { scheme: target.scheme, host: host.to_owned(), port });
+        if let (Some(port), Some(address)) = (number, address) {
+            return Ok(Connection::Workload { scheme: target.scheme, host: proxied_address(address)?, port });
         }
     }
     Err(unavailable())
+}
+
+/// An address that the server may be sent to by what users write into statuses and slices: no name, nothing of its own host.
+fn proxied_address(text: &str) -> Result<String> {
+    let refused = || StatusError::bad_request("address not allowed");
+    let address: IpAddr = text.parse().map_err(|_| refused())?;
+    let local = match address {
+        IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.to_ipv4_mapped().is_some(),
+    };
+    if local || address.is_loopback() || address.is_multicast() || address.is_unspecified() {
+        return Err(refused());
+    }
+    Ok(address.to_string())
 }
 
 pub fn node(ask: &Ask<'_>) -> Result<Connection> {

@@ -57,5 +57,7 @@ impl Strategy for Namespaces {
 
     fn prepare_delete(&self, object: &mut Value) {
         meta::map_mut(object, "status").insert("phase".to_owned(), json!("Terminating"));
+        // A namespace goes when it is empty, not when time is up.
+        meta::remove(object, "deletionGracePeriodSeconds");
     }
 }

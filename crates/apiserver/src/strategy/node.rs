@@ -19,11 +19,13 @@ impl Strategy for Nodes {
     fn validate(&self, _cx: &Context<'_>, _part: Part, object: &Value, old: Option<&Value>) -> ErrorList {
         let mut errors = ErrorList::new();
         // Set once, by the node or the address controller: pods have addresses from it.
-        for path in [["spec", "podCIDR"], ["spec", "podCIDRs"], ["spec", "providerID"]] {
+        for field in ["podCIDR", "podCIDRs", "providerID"] {
+            let path = ["spec", field];
             let before = old.and_then(|old| meta::at(old, &path));
             if before.is_some() && meta::at(object, &path) != before {
-                let why = "node updates may not change podCIDR except from \"\" to valid";
-                errors.push(Error::forbidden(&path_of(&path), why));
+                let what = if field == "providerID" { field } else { "podCIDR" };
+                let why = format!("node updates may not change {what} except from \"\" to valid");
+                errors.push(Error::forbidden(&path_of(&path), &why));
             }
         }
         errors

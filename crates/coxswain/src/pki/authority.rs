@@ -35,9 +35,12 @@ impl Authority {
             }
             // Made anew, it would turn away everybody who trusts the old one.
             (Some(_), None) => bail!("{} is missing: restore it from a backup", key_path.display()),
-            // The key is written first: the first start was cut short.
-            (None, _) => {
-                let key = KeyPair::generate()?;
+            // The key is written first: the first start was cut short. A key that is there stays: others may trust it.
+            (None, found) => {
+                let key = match found {
+                    Some(pem) => KeyPair::from_pem(&pem).with_context(|| damaged(&key_path))?,
+                    None => KeyPair::generate()?,
+                };
                 let certificate = self_signed(common_name, &key)?;
                 files::write_private(&key_path, key.serialize_pem().as_bytes())?;
                 files::write_private(&certificate_path, certificate.as_bytes())?;

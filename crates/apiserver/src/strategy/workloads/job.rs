@@ -43,6 +43,11 @@ impl Strategy for Jobs {
             set_default(spec, "manualSelector", false);
             default_job(spec);
         }
+        let labels = meta::at(object, &["spec", "template", "metadata", "labels"]).cloned();
+        let bare = meta::at(object, &["metadata", "labels"]).and_then(Value::as_object).is_none_or(|l| l.is_empty());
+        if let (Some(labels), true) = (labels.filter(Value::is_object), bare) {
+            meta::metadata_mut(object).insert("labels".to_owned(), labels);
+        }
     }
 
     fn prepare_create(&self, _cx: &Context<'_>, object: &mut Value) {
@@ -153,10 +158,8 @@ const MAX_NAME: usize = 52;
 
 impl Strategy for CronJobs {
     fn default(&self, object: &mut Value) {
-        let template = object.get_mut("spec").and_then(|s| s.get_mut("jobTemplate")).and_then(|t| t.get_mut("spec"));
-        if let Some(spec) = template.filter(|s| s.is_object()) {
-            default_job(spec);
-        }
+        // Only the pods: what else a job defaults, it does when it is made.
+        default_template(object.pointer_mut("/spec/jobTemplate/spec/template"));
     }
 
     fn validate(&self, _cx: &Context<'_>, part: Part, object: &Value, old: Option<&Value>) -> ErrorList {
