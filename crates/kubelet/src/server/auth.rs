@@ -23,7 +23,6 @@ const REMEMBERED_MAX: usize = 1024;
 
 /// The API server's own group: whoever is in it may do everything.
 const MASTERS: &str = "system:masters";
-/// The name on the API server's certificate for kubelets.
 
 /// An authenticated client.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
