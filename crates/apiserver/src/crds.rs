@@ -12,6 +12,7 @@ use apimachinery::{Value, meta};
 use serde_json::json;
 use store::{Change, Range};
 
+use crate::object::Object;
 use crate::registry::timestamp;
 use crate::server::{ApiServer, now_seconds};
 use crate::startup::send;
@@ -37,36 +38,56 @@ struct Follower {
 }
 
 impl Follower {
+    /// Takes in all definitions as they are now, and drops the rows of those that are no more.
     async fn load(&mut self) -> Result<store::Revision> {
         let range = Range::prefix(&folder(PREFIX, ""));
         let listing = self.server.view.store().range(&range).map_err(crate::error::from_store)?;
-        for entry in &listing.entries {
-            self.put(entry.value.value()).await;
+        let definitions: Vec<Value> = listing.entries.iter().map(|entry| entry.value.value()).collect();
+        let table = self.server.table();
+        let orphans = table
+            .rows()
+            .filter(|row| row.custom && !definitions.iter().any(|d| resource_of(d) == (&*row.group, &*row.plural)));
+        for row in orphans {
+            self.server.change_table(|table| table.remove(&row.group, &row.plural));
+        }
+        for definition in definitions {
+            self.put(definition).await;
         }
         Ok(listing.revision)
     }
 
     async fn run(mut self, mut revision: store::Revision) {
         loop {
-            let Ok(mut watcher) = self.server.view.watch(PREFIX, revision) else { return };
-            loop {
-                match watcher.next().await {
-                    Ok(events) => {
-                        for event in events {
-                            match &event.change {
-                                Change::Put(entry) => self.put(entry.value.value()).await,
-                                Change::Delete(last) => self.gone(&last.value.value()),
-                            }
-                        }
+            match self.server.view.watch(PREFIX, revision) {
+                Ok(watcher) => {
+                    if !self.follow(watcher).await {
+                        return;
                     }
-                    Err(store::Error::Compacted { .. }) => break,
-                    Err(_) => return,
                 }
+                Err(error) if error.code == 410 => {}
+                Err(_) => return,
             }
-            // Fell behind: from the newest state on. A definition that went meanwhile took its objects along.
+            // Fell behind: from the newest state on.
             match self.load().await {
                 Ok(newest) => revision = newest,
                 Err(_) => return,
+            }
+        }
+    }
+
+    /// Follows a watch to its end. Whether it can be begun anew: it fell behind, and the store is open.
+    async fn follow(&mut self, mut watcher: store::Watcher<Object>) -> bool {
+        loop {
+            match watcher.next().await {
+                Ok(events) => {
+                    for event in events {
+                        match &event.change {
+                            Change::Put(entry) => self.put(entry.value.value()).await,
+                            Change::Delete(last) => self.gone(&last.value.value()).await,
+                        }
+                    }
+                }
+                Err(error) => return matches!(error, store::Error::Compacted { .. }),
             }
         }
     }
@@ -117,11 +138,18 @@ impl Follower {
         });
     }
 
-    fn gone(&mut self, definition: &Value) {
+    /// Its rows go, and whoever wanted its names may have them.
+    async fn gone(&mut self, definition: &Value) {
         self.ending.remove(meta::name(definition));
         if is_true(definition, "Established") {
             let (group, plural) = resource_of(definition);
             self.server.change_table(|table| table.remove(group, plural));
+        }
+        for entry in self.server.view.list(PREFIX, "") {
+            let other = entry.value.value();
+            if !is_true(&other, "NamesAccepted") {
+                self.put(other).await;
+            }
         }
     }
 }
@@ -161,7 +189,8 @@ async fn end(server: ApiServer, definition: Value) {
         }
     }
     let path = format!("{PATH}/{name}");
-    let kept: Vec<&str> = meta::finalizers(&definition).into_iter().filter(|f| *f != CLEANUP).collect();
+    let Some(newest) = server.view.get(PREFIX, "", name).map(|entry| entry.value.value()) else { return };
+    let kept: Vec<&str> = meta::finalizers(&newest).into_iter().filter(|f| *f != CLEANUP).collect();
     let patch = json!({"metadata": {"uid": meta::uid(&definition), "finalizers": kept}});
     if let Err(error) = send(&server, "PATCH", &path, Some(&patch)).await
         && error.code != 404

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Api, over_both};
 
-over_both!(from_definition_to_end, definitions_must_fit);
+over_both!(from_definition_to_end, definitions_must_fit, names_are_taken_in_turn);
 
 const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 const WIDGETS: &str = "/apis/example.com/v1/namespaces/default/widgets";
@@ -85,4 +85,28 @@ async fn definitions_must_fit(api: Api) {
     assert_eq!(refused(|d| d["spec"]["versions"][1]["storage"] = json!(true)).await, "spec.versions");
     let at = refused(|d| d["spec"]["versions"][0]["schema"]["openAPIV3Schema"] = json!({"type": "string"})).await;
     assert_eq!(at, "spec.versions[0].schema.openAPIV3Schema.type");
+}
+
+async fn names_are_taken_in_turn(api: Api) {
+    apiserver::serve_definitions(&api.server).await.unwrap();
+    api.ok(&format!("POST {DEFINITIONS}"), definition()).await;
+    until(&api, &format!("GET {WIDGETS}"), 200).await;
+    let mut rival = definition();
+    rival["metadata"]["name"] = json!("gadgets.example.com");
+    rival["spec"]["names"] = json!({"plural": "gadgets", "kind": "Gadget", "shortNames": ["wd"]});
+    api.ok(&format!("POST {DEFINITIONS}"), rival).await;
+    let line = format!("{DEFINITIONS}/gadgets.example.com");
+    let mut conditions = Value::Null;
+    for _ in 0..500 {
+        conditions = api.get(&line).await["status"]["conditions"].clone();
+        if conditions[0].is_object() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!((&conditions[0]["reason"], &conditions[1]["status"]), (&json!("ShortNamesConflict"), &json!("False")));
+    let gadgets = "GET /apis/example.com/v1/namespaces/default/gadgets";
+    assert_eq!(api.send(gadgets, Value::Null).await.code, 404);
+    api.ok(&format!("DELETE {DEFINITIONS}/widgets.example.com"), Value::Null).await;
+    until(&api, gadgets, 200).await;
 }
