@@ -13,6 +13,7 @@ use apiserver::view::View;
 use apiserver::{ApiServer, Components, Startup, admission, bootstrap, nonresource};
 use client::{ClientFactory as _, Informers};
 use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -20,7 +21,7 @@ use tokio_util::task::TaskTracker;
 use crate::GIT_VERSION;
 use crate::clients::InProcessClients;
 use crate::config::Server;
-use crate::pki::{Authority, Pki, Rotating};
+use crate::pki::{ExpiryLater, Pki, Rotating};
 
 /// Opens the store that the configuration names.
 pub fn open_store(config: &Server) -> Result<ObjectStore> {
@@ -68,10 +69,23 @@ pub fn advertised(config: &Server) -> SocketAddr {
     SocketAddr::new(config.node_ip, config.port)
 }
 
-/// A TLS server that takes, but does not demand, client certificates of our authority.
-pub fn server_tls(certificate: Arc<Rotating>, clients: &Authority) -> Result<Arc<rustls::ServerConfig>> {
-    let verifier = WebPkiClientVerifier::builder(clients.roots()?).allow_unauthenticated().build()?;
-    let mut tls = rustls::ServerConfig::builder().with_client_cert_verifier(verifier).with_cert_resolver(certificate);
+/// The API server's half of TLS. Its authenticator looks at the validity of certificates at each request.
+pub fn api_tls(pki: &Pki) -> Result<Arc<rustls::ServerConfig>> {
+    tls(pki.api.clone(), Arc::new(ExpiryLater(client_verifier(pki)?)))
+}
+
+/// The kubelet's half of TLS.
+pub fn kubelet_tls(pki: &Pki) -> Result<Arc<rustls::ServerConfig>> {
+    tls(pki.kubelet.clone(), client_verifier(pki)?)
+}
+
+/// Takes, but does not demand, client certificates of our authority.
+fn client_verifier(pki: &Pki) -> Result<Arc<dyn ClientCertVerifier>> {
+    Ok(WebPkiClientVerifier::builder(pki.client_ca.roots()?).allow_unauthenticated().build()?)
+}
+
+fn tls(certificate: Arc<Rotating>, clients: Arc<dyn ClientCertVerifier>) -> Result<Arc<rustls::ServerConfig>> {
+    let mut tls = rustls::ServerConfig::builder().with_client_cert_verifier(clients).with_cert_resolver(certificate);
     tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(tls))
 }

@@ -13,7 +13,7 @@ use network::proxy::{ProxyConfig, run_proxy};
 use tokio::net::TcpListener;
 
 use crate::config::Server;
-use crate::control_plane::{Process, server_tls};
+use crate::control_plane::{Process, kubelet_tls};
 use crate::pki::Pki;
 use crate::progress::Progress;
 use crate::{GIT_VERSION, pause};
@@ -151,7 +151,7 @@ fn start_kubelet(
     let api = context.client.clone();
     let kubelet = Kubelet::new(context, settings.clone()).context("cannot start the kubelet")?;
     let server = kubelet::server::Server::of(&settings, kubelet.store(), kubelet.runtime(), api);
-    let tls = server_tls(pki.kubelet.clone(), &pki.client_ca)?;
+    let tls = kubelet_tls(pki)?;
     process.tasks.spawn(kubelet::server::run(Arc::new(server), listener, tls, process.shutdown.clone()));
     process.tasks.spawn(kubelet.run());
     Ok(())

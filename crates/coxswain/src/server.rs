@@ -37,7 +37,7 @@ pub async fn run(config: Server) -> Result<()> {
 
     // The API stops last: components say goodbye through it.
     let api_shutdown = CancellationToken::new();
-    let tls = control_plane::server_tls(pki.api.clone(), &pki.client_ca)?;
+    let tls = control_plane::api_tls(&pki)?;
     let serving = tokio::spawn(apiserver::http::listener::serve(api.clone(), listener, tls, api_shutdown.clone()));
     control_plane::bootstrap(&config, &pki, &api).await?;
     write_kubeconfig(&config, &pki)?;

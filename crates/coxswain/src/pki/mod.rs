@@ -4,6 +4,7 @@
 //! year and are made anew when less than a third of that is left, at start and while the server runs.
 
 mod authority;
+mod expiry;
 mod leaf;
 mod rotation;
 #[cfg(test)]
@@ -18,6 +19,7 @@ use anyhow::{Context as _, Result};
 use rcgen::KeyPair;
 
 pub use authority::Authority;
+pub use expiry::ExpiryLater;
 pub use leaf::KeyPairPem;
 use leaf::Subject;
 pub use rotation::{Rotating, keep_renewed};

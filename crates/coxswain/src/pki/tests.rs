@@ -60,7 +60,7 @@ fn an_authority_is_never_replaced() {
 
 /// The certificates that server and client show each other in one handshake.
 fn handshake(pki: &Pki) -> (CertificateDer<'static>, CertificateDer<'static>) {
-    let server = crate::control_plane::server_tls(pki.kubelet.clone(), &pki.client_ca).unwrap();
+    let server = crate::control_plane::kubelet_tls(pki).unwrap();
     let client = crate::control_plane::kubelet_client_tls(pki).unwrap();
     let mut server = rustls::ServerConnection::new(server).unwrap();
     let mut client =
@@ -107,4 +107,31 @@ async fn renewed_in_use_before_they_expire() {
     assert_eq!(std::fs::read_to_string(dir.path().join("admin.crt")).unwrap(), pki.admin.pem().certificate);
     shutdown.cancel();
     task.await.unwrap();
+}
+
+/// A certificate for an administrator that ended a minute ago, signed by `authority`.
+fn expired(authority: &Authority) -> CertificateDer<'static> {
+    let mut params = authority::params("late", Some("system:masters"), Duration::ZERO);
+    params.not_before = (SystemTime::now() - Duration::from_secs(3600)).into();
+    params.not_after = (SystemTime::now() - Duration::from_secs(60)).into();
+    params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+    let pem = authority.sign(&params, &KeyPair::generate().unwrap()).unwrap();
+    rustls::pki_types::pem::PemObject::from_pem_slice(pem.as_bytes()).unwrap()
+}
+
+#[test]
+fn expiry_is_all_that_is_forgiven_within_tls() {
+    use rustls::server::WebPkiClientVerifier;
+    use rustls::server::danger::ClientCertVerifier as _;
+
+    let (ours, theirs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let ours = Pki::open(ours.path(), &names(&[])).unwrap().client_ca.clone();
+    let theirs = Pki::open(theirs.path(), &names(&[])).unwrap().client_ca.clone();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let strict = WebPkiClientVerifier::builder_with_provider(ours.roots().unwrap(), provider).build().unwrap();
+    let lenient = ExpiryLater(strict.clone());
+    let now = rustls::pki_types::UnixTime::now();
+    assert!(strict.verify_client_cert(&expired(&ours), &[], now).is_err());
+    assert!(lenient.verify_client_cert(&expired(&ours), &[], now).is_ok());
+    assert!(lenient.verify_client_cert(&expired(&theirs), &[], now).is_err());
 }

@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
 use serde_json::Value;
+use tokio::sync::mpsc::{self, UnboundedSender};
 
 use crate::support::{CONFIG_MAPS, Client, Site, config_map, names, until};
 
@@ -48,15 +49,14 @@ fn a_full_disk() {
     assert!(acknowledged.iter().all(|name| found.contains(name)), "{acknowledged:?} but {found:?}");
 }
 
-/// Creates config maps until the server goes away. Returns those that it acknowledged.
-async fn write_until_killed(client: Client, prefix: String) -> Vec<String> {
-    let mut acknowledged = Vec::new();
-    loop {
-        let name = format!("{prefix}-{}", acknowledged.len());
+/// Creates config maps until the server goes away, and tells of those that it acknowledged.
+async fn write_until_killed(client: Client, prefix: String, acknowledged: UnboundedSender<String>) {
+    for n in 0.. {
+        let name = format!("{prefix}-{n}");
         match client.call("POST", CONFIG_MAPS, Some(&config_map(&name, KIB))).await {
-            Ok((201, _)) => acknowledged.push(name),
+            Ok((201, _)) => acknowledged.send(name).unwrap(),
             Ok((status, answer)) => panic!("{status}: {answer}"),
-            Err(_) => return acknowledged,
+            Err(_) => return,
         }
     }
 }
@@ -70,19 +70,20 @@ fn killed_while_writing() {
         let client = site.connect();
         let found: HashSet<String> = names(&site.block_on(client.get(CONFIG_MAPS))).into_iter().collect();
         assert!(acknowledged.is_subset(&found), "lost: {:?}", acknowledged.difference(&found));
-        let writers: Vec<_> = site.block_on(async {
-            (0..8).map(|w| tokio::spawn(write_until_killed(client.clone(), format!("w{round}-{w}")))).collect()
-        });
         let written = site.block_on(async {
-            tokio::time::sleep(Duration::from_millis(150 + 77 * round)).await;
-            server.kill();
-            let mut all = Vec::new();
-            for writer in writers {
-                all.extend(writer.await.unwrap());
+            let (tell, mut told) = mpsc::unbounded_channel();
+            for writer in 0..8 {
+                tokio::spawn(write_until_killed(client.clone(), format!("w{round}-{writer}"), tell.clone()));
             }
-            all
+            drop(tell);
+            let mut written = Vec::new();
+            told.recv_many(&mut written, 1).await;
+            // Somewhere in the middle of the following writes.
+            tokio::time::sleep(Duration::from_millis(31 * round)).await;
+            server.kill();
+            while told.recv_many(&mut written, 64).await > 0 {}
+            written
         });
-        assert!(!written.is_empty());
         acknowledged.extend(written);
     }
 }
@@ -98,10 +99,12 @@ fn a_restart_keeps_everything() {
     let server = site.start_api();
     let client = site.connect();
     assert_eq!(site.block_on(client.post(CONFIG_MAPS, &config_map("kept", 10))).0, 201);
-    // Controllers are still making what every namespace has.
-    let path = format!("{CONFIG_MAPS}/kube-root-ca.crt");
-    until("root CA", || (site.block_on(client.call("GET", &path, None)).unwrap().0 == 200).then_some(()));
-    let before = state(&client);
+    // Controllers are still making what every cluster has.
+    let before = until("rest", || {
+        let seen = state(&client);
+        std::thread::sleep(Duration::from_millis(300));
+        (seen == state(&client)).then_some(seen)
+    });
     let kubeconfig = fs::metadata(server.data.join("kubeconfig.yaml")).unwrap();
     assert!(server.stop().0.success());
     let server = site.start_api();

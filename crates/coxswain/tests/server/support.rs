@@ -13,7 +13,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -122,6 +122,17 @@ impl Site {
     /// As the administrator.
     pub fn connect(&self) -> Client {
         self.block_on(Client::connect(&self.data()))
+    }
+}
+
+impl Drop for Site {
+    /// The folder can go only when nothing is mounted in it.
+    fn drop(&mut self) {
+        let mounts = fs::read_to_string("/proc/thread-self/mounts").unwrap_or_default();
+        let points = mounts.lines().rev().filter_map(|line| line.split(' ').nth(1)).map(Path::new);
+        for point in points.filter(|point| point.starts_with(self.dir.path())) {
+            let _ = umount2(point, MntFlags::MNT_DETACH);
+        }
     }
 }
 
