@@ -84,7 +84,7 @@ impl Namespace {
     pub fn ask_tcp(&self, to: &str) -> String {
         let to: SocketAddr = to.parse().unwrap();
         self.run(move || {
-            let mut connection = match TcpStream::connect_timeout(&to, Duration::from_millis(500)) {
+            let mut connection = match TcpStream::connect_timeout(&to, Duration::from_secs(3)) {
                 Ok(connection) => connection,
                 Err(error) => return word_for(&error),
             };
@@ -100,7 +100,7 @@ impl Namespace {
         self.run(move || {
             let socket = UdpSocket::bind((if to.is_ipv4() { "0.0.0.0" } else { "::" }, port)).unwrap();
             socket.connect(to).unwrap();
-            socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+            socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
             socket.send(b"hello").unwrap();
             let mut buffer = [0; 64];
             match socket.recv(&mut buffer) {
