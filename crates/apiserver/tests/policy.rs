@@ -299,3 +299,38 @@ async fn numbers_that_clients_make_up_do_no_harm() {
     let (code, _) = as_user(&server, "admin", &["system:masters"], line, options).await;
     assert!(code < 500);
 }
+
+/// Whatever is created in a namespace comes before the mark of its deletion: the one who empties it then finds everything.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nothing_is_created_in_a_namespace_that_is_going() {
+    let store = ObjectStore::in_memory(store::Options::default());
+    let server = server(&store);
+    start(&server).await;
+    for round in 0..20 {
+        let namespace = format!("n{round}");
+        as_admin(&server, "POST /api/v1/namespaces", json!({"metadata": {"name": namespace}})).await;
+        let creates: Vec<_> = (0..16)
+            .map(|number| {
+                let (server, namespace) = (server.clone(), namespace.clone());
+                tokio::spawn(async move {
+                    let line = format!("POST /api/v1/namespaces/{namespace}/configmaps");
+                    let body = json!({"metadata": {"name": format!("c{number}")}});
+                    let (code, answer) = as_user(&server, "admin", &["system:masters"], &line, body).await;
+                    assert!(matches!(code, 201 | 403 | 404), "{answer}");
+                })
+            })
+            .collect();
+        let marked = as_admin(&server, &format!("DELETE /api/v1/namespaces/{namespace}"), Value::Null).await;
+        let mark: u64 = marked["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap();
+        for create in creates {
+            create.await.unwrap();
+        }
+        for entry in server.view.list("configmaps", &namespace) {
+            assert!(
+                entry.create_revision < mark,
+                "created at {} in a namespace marked at {mark}",
+                entry.create_revision
+            );
+        }
+    }
+}

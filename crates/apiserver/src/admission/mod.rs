@@ -3,7 +3,7 @@
 mod certificates;
 mod default_class;
 mod limit_ranger;
-mod namespace_lifecycle;
+pub mod namespace_lifecycle;
 mod node_restriction;
 mod pod_security;
 mod pod_spec;

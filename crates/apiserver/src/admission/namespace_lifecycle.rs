@@ -2,7 +2,10 @@
 
 use apimachinery::status::{Cause, GroupResource, Result, StatusError};
 
+use store::{Compare, Expect};
+
 use super::{Operation, Plugin, Request};
+use crate::view::View;
 
 /// Namespaces that cannot be deleted.
 const IMMORTAL: [&str; 3] = ["default", "kube-public", "kube-system"];
@@ -35,17 +38,31 @@ impl Plugin for NamespaceLifecycle {
             return Err(StatusError::not_found(&GroupResource::new("", "namespaces"), namespace));
         };
         if request.operation == Operation::Create && entry.value.meta().deletion_timestamp.is_some() {
-            return Err(terminating(request));
+            return Err(terminating(&request.row.group_resource(), request.name, namespace));
         }
         Ok(())
     }
 }
 
+/// What a transaction that creates `name` in `namespace` has to compare: that the namespace is still the one that was seen alive.
+/// Without it, content could be committed after the namespace has been found empty and let go.
+pub fn guard(view: &View, resource: &GroupResource, name: &str, namespace: &str) -> Result<Option<Compare>> {
+    if namespace.is_empty() {
+        return Ok(None);
+    }
+    let Some(entry) = view.get("namespaces", "", namespace) else {
+        return Err(StatusError::not_found(&GroupResource::new("", "namespaces"), namespace));
+    };
+    if entry.value.meta().deletion_timestamp.is_some() {
+        return Err(terminating(resource, name, namespace));
+    }
+    Ok(Some(Compare { key: entry.key.to_string(), expect: Expect::ModRevision(entry.mod_revision) }))
+}
+
 /// Clients know this refusal by its cause.
-fn terminating(request: &Request<'_>) -> StatusError {
-    let namespace = request.namespace;
+fn terminating(resource: &GroupResource, name: &str, namespace: &str) -> StatusError {
     let why = format!("unable to create new content in namespace {namespace} because it is being terminated");
-    let mut error = request.forbidden(&why);
+    let mut error = StatusError::forbidden(resource, name, &why);
     if let Some(details) = &mut error.details {
         details.causes.push(Cause {
             reason: "NamespaceTerminating".to_owned(),

@@ -28,6 +28,8 @@ const DIAL_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Clone)]
 pub struct Dialer {
     kubelet: Arc<ClientConfig>,
+    /// With our certificate, but without looking at the kubelet's.
+    unverified_kubelet: Arc<ClientConfig>,
     unverified: Arc<ClientConfig>,
 }
 
@@ -39,7 +41,13 @@ impl Dialer {
         kubelet.alpn_protocols = vec![b"http/1.1".to_vec()];
         let mut unverified = unverified(kubelet.crypto_provider().clone());
         unverified.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Dialer { kubelet: Arc::new(kubelet), unverified: Arc::new(unverified) }
+        let mut unverified_kubelet = unverified.clone();
+        unverified_kubelet.client_auth_cert_resolver = kubelet.client_auth_cert_resolver.clone();
+        Dialer {
+            kubelet: Arc::new(kubelet),
+            unverified_kubelet: Arc::new(unverified_kubelet),
+            unverified: Arc::new(unverified),
+        }
     }
 
     /// A kubelet, at the address of its node. `path` starts with a slash and may have a query.
@@ -47,9 +55,9 @@ impl Dialer {
         Target::new(host, port, Some(self.kubelet.clone()), path)
     }
 
-    /// A kubelet whose certificate need not be good (`insecureSkipTLSVerifyBackend` of logs). It does not learn who asks.
+    /// A kubelet whose certificate need not be good (`insecureSkipTLSVerifyBackend` of logs). It still learns who asks.
     pub fn unverified_kubelet(&self, host: &str, port: u16, path: &str) -> Result<Target> {
-        Target::new(host, port, Some(self.unverified.clone()), path)
+        Target::new(host, port, Some(self.unverified_kubelet.clone()), path)
     }
 
     /// A pod, or another port of a node. As upstream, the certificate of an HTTPS server there is not verified: it is the user's.

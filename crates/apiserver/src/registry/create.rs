@@ -7,6 +7,7 @@ use store::{Compare, Durability, Expect, Op, Outcome, Txn};
 use super::options::WriteOptions;
 use super::prepare::{self, Moment};
 use super::{body, key_of, managed, render};
+use crate::admission::namespace_lifecycle;
 use crate::http::{Body, Response};
 use crate::object::Entry;
 use crate::server::{ApiServer, Call};
@@ -97,17 +98,56 @@ async fn commit(
             txn.compares.extend(compare);
             txn.ops.push(op);
         }
+        match commit_at_home(server, call, name, txn).await? {
+            Attempt::Stored(entry) => return Ok(Some(Stored::Entry(entry))),
+            Attempt::Taken => return Ok(None),
+            Attempt::ClaimLost => moment = Moment::take(),
+        }
+    }
+    Err(too_many_changes())
+}
+
+enum Attempt {
+    Stored(Entry),
+    Taken,
+    /// What the object claims besides its name went to somebody else.
+    ClaimLost,
+}
+
+/// Commits while the namespace is alive; again when only the namespace's own object has changed meanwhile.
+async fn commit_at_home(server: &ApiServer, call: &Call, name: &str, txn: Txn) -> Result<Attempt> {
+    for _ in 0..super::update::MAX_TRIES {
+        let home =
+            namespace_lifecycle::guard(&server.view, &call.row.group_resource(), name, super::namespace_of(call))?;
+        let guarded = home.is_some();
+        let mut txn = txn.clone();
+        txn.compares.extend(home.clone());
         match server.view.store().commit(txn).await.map_err(crate::error::from_store)? {
             Outcome::Committed { entries, .. } => {
                 let entry = entries.into_iter().next().flatten();
-                return entry.map(|e| Some(Stored::Entry(e))).ok_or_else(|| StatusError::internal("put left no entry"));
+                return entry.map(Attempt::Stored).ok_or_else(|| StatusError::internal("put left no entry"));
             }
-            Outcome::Failed { .. } if claimant.is_none() => return Ok(None),
-            Outcome::Failed { current } if current.first().is_some_and(Option::is_some) => return Ok(None),
-            Outcome::Failed { .. } => moment = Moment::take(),
+            Outcome::Failed { current } => {
+                if current.first().is_some_and(Option::is_some) {
+                    return Ok(Attempt::Taken);
+                }
+                let same_home = match (&home, current.last()) {
+                    (Some(Compare { expect: Expect::ModRevision(seen), .. }), Some(Some(now))) => {
+                        now.mod_revision == *seen
+                    }
+                    _ => !guarded,
+                };
+                if same_home {
+                    return Ok(Attempt::ClaimLost);
+                }
+            }
         }
     }
-    Err(StatusError::unavailable("too many concurrent changes, please try again"))
+    Err(too_many_changes())
+}
+
+fn too_many_changes() -> StatusError {
+    StatusError::unavailable("too many concurrent changes, please try again")
 }
 
 /// What may be lost with the machine's power, but not with the process.
