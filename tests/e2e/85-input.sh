@@ -5,16 +5,16 @@ token=$(kubectl create token default)
 kubectl create rolebinding edit --clusterrole=edit --serviceaccount="$NS:default"
 api() { curl -sk -H "Authorization: Bearer $token" "$@"; }
 url="$server/api/v1/namespaces/$NS/configmaps"
-says '"code":400' api -X POST -H 'Content-Type: application/json' -d '{bad' "$url"
-says '"code":415' api -X POST -H 'Content-Type: text/nonsense' -d 'x' "$url"
-says '"code":406' api -H 'Accept: image/png' "$url"
+says '"code": 400' api -X POST -H 'Content-Type: application/json' -d '{bad' "$url"
+says '"code": 415' api -X POST -H 'Content-Type: text/nonsense' -d 'x' "$url"
+says '"code": 406' api -H 'Accept: image/png' "$url"
 refuses 'could not find the requested resource' kubectl get --raw "/api/v1/namespaces/$NS/nonsense"
-says '"code":400' api "$url?labelSelector=a%20b%20c"
+says '"code": 400' api "$url?labelSelector=a%20b%20c"
 says 'field label not supported' api "$url?fieldSelector=spec.x=y"
-says '"code":401' curl -sk -H 'Authorization: Bearer nonsense' "$url"
-says '"code":403' curl -sk "$url"
+says '"code": 401' curl -sk -H 'Authorization: Bearer nonsense' "$url"
+says '"code": 403' curl -sk "$url"
 head -c 4000000 /dev/zero | tr '\0' a > big.$$
-says '"code":413' api -X POST -H 'Content-Type: application/json' --data-binary @big.$$ "$url"
+says '"code": 413' api -X POST -H 'Content-Type: application/json' --data-binary @big.$$ "$url"
 rm -f big.$$
 says 'unknown field \"spec.nonsense\"' api -X POST -H 'Content-Type: application/json' \
   -d '{"apiVersion":"v1","kind":"Pod","metadata":{"name":"x"},"spec":{"nonsense":1,"containers":[{"name":"a","image":"b"}]}}' \

@@ -30,6 +30,12 @@ impl Strategy for Services {
                 port["targetPort"] = number;
             }
         }
+        // As upstream's defaulting: who switches affinity off need not clear its settings.
+        if spec["sessionAffinity"] == "None"
+            && let Some(spec) = spec.as_object_mut()
+        {
+            spec.remove("sessionAffinityConfig");
+        }
         // Addresses from outside: the policy decides for them too.
         if spec["type"] == "ClusterIP" && items(spec, "externalIPs").next().is_some() {
             set_default(spec, "externalTrafficPolicy", "Cluster");
@@ -235,6 +241,14 @@ fn drop_dependent(object: &mut Value, old: &Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn affinity_that_is_switched_off_takes_its_settings_along() {
+        let mut service =
+            json!({"spec": {"sessionAffinity": "None", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 5}}}});
+        Services.default(&mut service);
+        assert!(service["spec"].get("sessionAffinityConfig").is_none());
+    }
 
     #[test]
     fn what_a_changed_type_drops_and_keeps() {
