@@ -6,7 +6,7 @@ ready pod/chatty
 eventually 10 says 'first line' kubectl logs chatty
 eventually 10 says 'to stderr' kubectl logs chatty
 is 'first line' sh -c 'kubectl logs chatty | head -1'
-says 'tick' kubectl logs chatty --tail=1 --timestamps
+eventually 10 says 'tick' kubectl logs chatty --tail=1 --timestamps
 says 'tick' kubectl logs chatty --tail=1 --insecure-skip-tls-verify-backend
 timeout 3 kubectl logs -f chatty > follow.$$ || [ $? = 124 ]
 [ "$(grep -c tick follow.$$)" -ge 5 ] || { echo 'logs -f did not follow'; exit 1; }

@@ -90,3 +90,12 @@ kubectl run broken --image=docker.io/library/busybox:1 --image-pull-policy=IfNot
 kubectl wait --for=jsonpath='{.status.phase}'=Failed pod/broken --timeout=30s
 kubectl run absent --image=docker.io/library/absent:1 --image-pull-policy=Never
 eventually 20 says ErrImageNeverPull kubectl get pod absent
+
+# Containers that end at once are seen to end.
+{
+  echo '{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "quick"}, "spec": {"restartPolicy": "Never", "initContainers": ['
+  for n in 1 2 3 4 5 6 7 8 9; do echo "{\"name\": \"i$n\", \"image\": \"docker.io/library/busybox:1\", \"command\": [\"true\"]},"; done
+  echo '{"name": "last", "image": "docker.io/library/busybox:1", "command": ["true"]}],'
+  echo '"containers": [{"name": "c", "image": "docker.io/library/busybox:1", "command": ["true"]}]}}'
+} | kubectl apply -f -
+kubectl wait --for=jsonpath='{.status.phase}'=Succeeded pod/quick --timeout=60s

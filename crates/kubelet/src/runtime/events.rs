@@ -10,6 +10,7 @@ use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use tokio_util::sync::CancellationToken;
 
+use super::labels::POD_UID;
 use crate::pods::PodStore;
 
 /// Wakes every worker so often, in case an event was lost.
@@ -60,33 +61,40 @@ async fn follow(
             item = stream.next() => match item {
                 Some(Ok(event)) => {
                     // Workers know of what they start themselves; only ends come unasked.
-                    if event.kind == EventKind::Exited
-                        && let Some(uid) = store.uid_of_runtime_id(&event.id)
-                    {
-                        settling.push(settled(runtime, event, uid));
+                    if event.kind == EventKind::Exited {
+                        let known = store.uid_of_runtime_id(&event.id);
+                        settling.push(settled(runtime, event, known));
                     }
                 }
                 Some(Err(error)) => return tracing::warn!(%error, "the container runtime's event stream broke"),
                 None => return tracing::warn!("the container runtime closed its event stream"),
             },
-            Some(uid) = settling.next(), if !settling.is_empty() => workers.wake(&uid),
+            Some(uid) = settling.next(), if !settling.is_empty() => {
+                if let Some(uid) = uid {
+                    workers.wake(&uid);
+                }
+            }
             _ = relist.tick() => workers.wake_all(),
         }
     }
 }
 
-/// Waits until the runtime's own status knows of the exit, which comes a moment after its event.
-async fn settled(runtime: &cri::Client, event: Event, uid: String) -> String {
+/// Waits until the runtime's own status knows of the exit, which comes a moment after its event, and says whose pod it was.
+///
+/// A container that ends at once does so before its worker has told the store of it (`known` is none): then its labels tell.
+async fn settled(runtime: &cri::Client, event: Event, known: Option<String>) -> Option<String> {
     let mut delay = Duration::from_millis(1);
+    let mut uid = known;
     for _ in 0..SETTLE_ATTEMPTS {
-        let running = match runtime.container_status(&event.id).await {
-            Ok(status) => status.state() == ContainerState::Running,
+        let (running, labels) = match runtime.container_status(&event.id).await {
+            Ok(status) => (status.state() == ContainerState::Running, status.labels),
             Err(error) if error.is_not_found() => match runtime.pod_sandbox_status(&event.id).await {
-                Ok(status) => status.state() == PodSandboxState::Ready,
-                Err(_) => false,
+                Ok(status) => (status.state() == PodSandboxState::Ready, status.labels),
+                Err(_) => return uid,
             },
-            Err(_) => false,
+            Err(_) => return uid,
         };
+        uid = uid.or_else(|| labels.get(POD_UID).cloned());
         if !running {
             break;
         }
