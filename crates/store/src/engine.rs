@@ -308,7 +308,7 @@ fn value_len(op: &crate::Op) -> usize {
 impl<V: Value> Drop for Engine<V> {
     /// However the thread ends, nobody waits for it any more.
     fn drop(&mut self) {
-        self.inbox.close();
+        self.inbox.abandon();
         self.state.write().close();
     }
 }

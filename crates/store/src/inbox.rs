@@ -96,4 +96,29 @@ impl<T> Inbox<T> {
         self.slots.close();
         self.ready.notify_all();
     }
+
+    /// Closes and drops what is queued: nobody will receive it any more.
+    pub(crate) fn abandon(&self) {
+        self.close();
+        let dropped = std::mem::take(&mut self.state.lock().items);
+        // Outside of the lock: what waits for an item wakes up as it is dropped.
+        drop(dropped);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_waits_for_an_abandoned_item_is_told() {
+        let inbox = Inbox::new(2);
+        let (reply, mut answer) = tokio::sync::oneshot::channel::<()>();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(inbox.send(reply)).unwrap();
+        assert!(answer.try_recv().is_err_and(|error| error == tokio::sync::oneshot::error::TryRecvError::Empty));
+        inbox.abandon();
+        assert!(answer.try_recv().is_err_and(|error| error == tokio::sync::oneshot::error::TryRecvError::Closed));
+        assert!(matches!(runtime.block_on(inbox.send(tokio::sync::oneshot::channel().0)), Err(Error::Closed)));
+    }
 }
