@@ -1,5 +1,7 @@
 //! Network namespaces for tests that send real packets. All need root, and say so.
 
+mod sctp;
+
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};

@@ -1,7 +1,7 @@
 //! The plans in a real kernel, with real packets, in network namespaces of the test's own.
 
 use std::collections::HashSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddrV4};
 
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -105,6 +105,22 @@ fn cluster_ips_reach_every_endpoint_from_pods_and_host() {
     proxy.set("TCP", "{clusterIP: 10.43.0.5, ports: [{port: 80}]}", "TCP", &[]);
     assert_eq!(client.namespace.ask_tcp("10.43.0.5:80"), "refused");
     assert_eq!(site.host.ask_tcp("10.43.0.5:80"), "refused");
+}
+
+#[test]
+fn sctp_is_translated_there_and_back() {
+    let site = Site::new();
+    let (a, client) = (site.pod("a"), site.pod("client"));
+    a.namespace.serve_sctp(8080);
+    let mut proxy = Proxy::new(&site);
+    let spec = "{clusterIP: 10.43.0.5, type: NodePort, ports: [{port: 80, nodePort: 30080, protocol: SCTP}]}";
+    let cluster_ip: SocketAddrV4 = "10.43.0.5:80".parse().unwrap();
+    proxy.set("signalling", spec, "SCTP", &addresses(&[&a]));
+    assert_eq!(client.namespace.ask_sctp_from(4000, cluster_ip), Some(cluster_ip));
+    let node_port: SocketAddrV4 = format!("{NODE_IP}:30080").parse().unwrap();
+    assert_eq!(site.outside.ask_sctp_from(4001, node_port), Some(node_port));
+    proxy.set("signalling", spec, "SCTP", &[]);
+    assert_eq!(client.namespace.ask_sctp_from(4002, cluster_ip), None);
 }
 
 #[test]
