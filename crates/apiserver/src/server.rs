@@ -177,7 +177,7 @@ impl ApiServer {
             Err(error) => respond::error(&error),
         };
         if pretty {
-            response = respond::indented(response).await;
+            response = respond::indented(response);
         }
         respond::add_warnings(&mut response, &warnings.take());
         let audit_id = audit_id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());

@@ -1,5 +1,6 @@
 //! HTTP: what a request means, which form the answer takes, and the two ways in (TLS listener, in-process transport).
 
+mod indent;
 pub mod inprocess;
 pub mod listener;
 pub mod negotiate;

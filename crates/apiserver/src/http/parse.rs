@@ -14,11 +14,10 @@ const NAMESPACE_SUBRESOURCES: [&str; 2] = ["status", "finalize"];
 pub fn request_info(method: &Method, path: &str, query: &Query) -> RequestInfo {
     let mut info =
         RequestInfo { path: path.to_owned(), verb: method.as_str().to_ascii_lowercase(), ..RequestInfo::default() };
-    let decoded: Vec<String> = path
-        .split('/')
-        .filter(|s| !s.is_empty())
-        .map(|s| percent_decode_str(s).decode_utf8_lossy().into_owned())
-        .collect();
+    // As upstream: slashes around the path do not count, empty segments inside it do.
+    let trimmed = path.trim_matches('/');
+    let decoded: Vec<String> =
+        trimmed.split('/').map(|s| percent_decode_str(s).decode_utf8_lossy().into_owned()).collect();
     let mut parts: &[String] = &decoded;
     match parts {
         [api, version, rest @ ..] if api == "api" && !rest.is_empty() => {
@@ -132,6 +131,10 @@ mod tests {
         check(Method::GET, "/api/v1/watch/namespaces/a/pods/x", "watch |v1|a|pods|x||");
         check(Method::DELETE, "/apis/apps/v1/namespaces/a/deployments", "deletecollection apps|v1|a|deployments|||");
         check(Method::GET, "/api/v1/namespaces/a/pods/x/proxy/b%2Fc/d", "get |v1|a|pods|x|proxy|b%2Fc/d");
+        check(Method::GET, "/api/v1/namespaces/a/pods/x/proxy//b//c/", "get |v1|a|pods|x|proxy|/b//c/");
+        check(Method::GET, "//api/v1/pods/", "list |v1||pods|||");
+        check(Method::GET, "/api//v1/pods", "get |||v1|pods||");
+        check(Method::GET, "/", "get ||||||");
         check(Method::GET, "/api/v1/nodes/n/proxy/", "get |v1||nodes|n|proxy|");
         check(Method::GET, "/api/v1/pods?fieldSelector=metadata.name%3Dx", "list |v1||pods|x||");
         check(Method::GET, "/apis/apps/v1", "get ||||||");

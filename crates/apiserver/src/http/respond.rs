@@ -8,6 +8,7 @@ use http::{HeaderValue, StatusCode, header};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 
+use super::indent::Indenter;
 use super::negotiate::Encoding;
 use super::{Body, BoxError, Response};
 
@@ -56,18 +57,14 @@ pub fn value(code: u16, encoding: Encoding, value: &Value) -> Response {
 }
 
 /// JSON for human eyes: indented by two, as upstream does for `pretty=true` and for the clients people type in.
-pub async fn indented(response: Response) -> Response {
+pub fn indented(response: Response) -> Response {
     let is_json =
         response.headers().get(header::CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"application/json"));
     if !is_json {
         return response;
     }
-    let (head, body) = response.into_parts();
-    // Bodies that the server made itself do not break off.
-    let bytes = body.collect().await.map(|b| b.to_bytes()).unwrap_or_default();
-    let text = serde_json::from_slice::<Value>(&bytes).ok().and_then(|value| serde_json::to_vec_pretty(&value).ok());
-    let text = text.map_or(bytes, Bytes::from);
-    Response::from_parts(head, full(text))
+    let mut indenter = Indenter::default();
+    response.map(|body| body.map_frame(move |frame| frame.map_data(|data| indenter.feed(&data))).boxed_unsync())
 }
 
 /// The one place where an error becomes an HTTP answer.

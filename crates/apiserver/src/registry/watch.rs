@@ -30,7 +30,7 @@ use crate::view::{end_of, folder};
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 /// Upstream's `--min-request-timeout`; each watch lasts between this and twice this.
 const MIN_TIMEOUT_SECONDS: u64 = 1800;
-/// Initial objects are sent in pieces of about this many bytes.
+/// Objects are sent in pieces of about this many bytes, however far a slow client is behind.
 const CHUNK: usize = 64 * 1024;
 
 pub fn watch(server: &ApiServer, call: &Call) -> Result<Response> {
@@ -107,6 +107,8 @@ struct Stream {
     watcher: Watcher<Object>,
     writer: Writer,
     initial: VecDeque<Entry>,
+    /// Taken from the watcher and not written yet.
+    waiting: VecDeque<Arc<Event<Object>>>,
     /// Revision of the initial state, until its end has been marked.
     mark_end: Option<Revision>,
     bookmarks: bool,
@@ -141,6 +143,7 @@ impl Stream {
                 columns_sent: false,
             },
             initial: start.initial.into(),
+            waiting: VecDeque::new(),
             mark_end: start.mark_end.then_some(start.after),
             bookmarks: call.query.flag("allowWatchBookmarks"),
             next_bookmark: now + BOOKMARK_EVERY,
@@ -164,12 +167,20 @@ impl Stream {
         {
             self.writer.bookmark(&mut out, revision, true);
         }
-        while out.is_empty() {
+        loop {
+            while out.len() < CHUNK
+                && let Some(event) = self.waiting.pop_front()
+            {
+                self.writer.event(&mut out, &event);
+            }
+            if !out.is_empty() {
+                return Some(out.freeze());
+            }
             let due = if self.bookmarks { self.next_bookmark } else { Instant::now() + BOOKMARK_EVERY };
             tokio::select! {
                 biased;
                 events = self.watcher.next() => match events {
-                    Ok(events) => events.iter().for_each(|event| self.writer.event(&mut out, event)),
+                    Ok(events) => self.waiting.extend(events),
                     Err(error) => {
                         self.ended = true;
                         self.writer.error(&mut out, &gone(error));
@@ -188,7 +199,6 @@ impl Stream {
                 }
             }
         }
-        Some(out.freeze())
     }
 }
 
