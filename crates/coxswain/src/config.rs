@@ -56,6 +56,9 @@ pub struct ServerArgs {
     /// Run no node here: control plane only
     #[arg(long)]
     disable_agent: bool,
+    /// Setting of the kubelet under upstream's name, such as `max-pods=200`; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    kubelet_arg: Vec<String>,
     /// Leave out a part: `controllers`, `scheduler`, `kube-proxy`, `dns`; may be repeated
     #[arg(long, value_delimiter = ',')]
     disable: Vec<String>,
@@ -96,6 +99,8 @@ pub struct Server {
     pub runtime_endpoint: Option<String>,
     pub kubeconfig: PathBuf,
     pub agent: bool,
+    /// Upstream's kubelet flags without their dashes, and their values.
+    pub kubelet_args: Vec<(String, String)>,
     pub disabled: Vec<String>,
     pub token: Option<String>,
     pub tls_san: Vec<String>,
@@ -134,6 +139,7 @@ impl Server {
             runtime_endpoint: args.container_runtime_endpoint,
             kubeconfig: args.write_kubeconfig.unwrap_or_else(|| data_dir.join("kubeconfig.yaml")),
             agent: !args.disable_agent,
+            kubelet_args: args.kubelet_arg.iter().map(|arg| key_and_value(arg)).collect::<Result<_>>()?,
             disabled: args.disable,
             token: args.token,
             tls_san: args.tls_san,
@@ -147,6 +153,12 @@ impl Server {
     pub fn enabled(&self, part: &str) -> bool {
         !self.disabled.iter().any(|d| d == part)
     }
+}
+
+fn key_and_value(argument: &str) -> Result<(String, String)> {
+    let (key, value) =
+        argument.split_once('=').with_context(|| format!("--kubelet-arg {argument}: not of the form key=value"))?;
+    Ok((key.to_owned(), value.to_owned()))
 }
 
 /// Network address and prefix length; host bits must be zero.

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use cri::containerd::{Settings, Supervisor, find_binary};
 use kubelet::Kubelet;
 use network::dns::{DnsConfig, Upstreams, run_dns};
@@ -148,6 +148,9 @@ fn start_kubelet(
     settings.sandbox_image = Some(config.pause_image.clone());
     settings.version = GIT_VERSION.to_owned();
     settings.port = KUBELET_PORT;
+    for (key, value) in &config.kubelet_args {
+        settings.set(key, value).map_err(|why| anyhow!("--kubelet-arg {key}={value}: {why}"))?;
+    }
     let api = context.client.clone();
     let kubelet = Kubelet::new(context, settings.clone()).context("cannot start the kubelet")?;
     let server = kubelet::server::Server::of(&settings, kubelet.store(), kubelet.runtime(), api);

@@ -5,7 +5,21 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use apimachinery::quantity::Quantity;
 use k8s_openapi::api::core::v1::Taint;
+
+use crate::thresholds::Thresholds;
+
+/// What [`Config::set`] knows.
+const FLAGS: [&str; 7] = [
+    "container-log-max-files",
+    "container-log-max-size",
+    "eviction-hard",
+    "image-gc-high-threshold",
+    "image-gc-low-threshold",
+    "max-pods",
+    "resolv-conf",
+];
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -41,6 +55,7 @@ pub struct Config {
     /// Unused images are collected once this much of the image file system is used, until less than the low mark is.
     pub image_gc_high_percent: u8,
     pub image_gc_low_percent: u8,
+    pub eviction_hard: Thresholds,
     /// The runtime's image of pod sandboxes, which is never collected.
     pub sandbox_image: Option<String>,
     /// How often the node's status is written when nothing changed.
@@ -70,10 +85,35 @@ impl Config {
             container_log_max_files: 5,
             image_gc_high_percent: 85,
             image_gc_low_percent: 80,
+            eviction_hard: Thresholds::default(),
             sandbox_image: None,
             node_status_report_frequency: Duration::from_secs(300),
             node_lease_duration: Duration::from_secs(40),
         }
+    }
+
+    /// Sets one of upstream's kubelet flags, named as there without dashes in front (k3s's `--kubelet-arg`). Fails with what is
+    /// wrong with it in one line.
+    pub fn set(&mut self, flag: &str, value: &str) -> Result<(), String> {
+        fn number<T: std::str::FromStr>(value: &str) -> Result<T, String> {
+            value.parse().map_err(|_| format!("{value}: not a number in range"))
+        }
+        let percent = || number::<u8>(value).and_then(|p| if p <= 100 { Ok(p) } else { Err(format!("{p}: over 100")) });
+        match flag {
+            "eviction-hard" => self.eviction_hard = Thresholds::parse(value)?,
+            "image-gc-high-threshold" => self.image_gc_high_percent = percent()?,
+            "image-gc-low-threshold" => self.image_gc_low_percent = percent()?,
+            "max-pods" => self.max_pods = number(value)?,
+            "container-log-max-files" => self.container_log_max_files = number::<usize>(value)?.max(2),
+            "container-log-max-size" => {
+                let bytes = Quantity::parse(value).map_err(|error| format!("{value}: {error}"))?.value();
+                self.container_log_max_bytes =
+                    u64::try_from(bytes).map_err(|_| format!("{value}: must not be negative"))?;
+            }
+            "resolv-conf" => self.resolv_conf = PathBuf::from(value),
+            _ => return Err(format!("there are {}", FLAGS.join(", "))),
+        }
+        Ok(())
     }
 
     /// `<root>/pods/<uid>`: everything of one pod but its logs.
@@ -83,5 +123,25 @@ impl Config {
 
     pub fn pod_log_dir(&self, namespace: &str, name: &str, uid: &str) -> PathBuf {
         self.log_dir.join("pods").join(format!("{namespace}_{name}_{uid}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_of_upstream() {
+        let mut config = Config::new("n", Vec::new(), std::path::Path::new("/d"), "unix:///c");
+        for flag in FLAGS {
+            // Known, whatever it says of this value.
+            assert!(!config.set(flag, "!").is_err_and(|error| error.starts_with("there are")), "{flag}");
+        }
+        config.set("image-gc-high-threshold", "100").unwrap();
+        config.set("container-log-max-size", "5Mi").unwrap();
+        assert_eq!((config.image_gc_high_percent, config.container_log_max_bytes), (100, 5 << 20));
+        assert_eq!(config.set("image-gc-high-threshold", "101").unwrap_err(), "101: over 100");
+        assert_eq!(config.set("max-pods", "-1").unwrap_err(), "-1: not a number in range");
+        assert!(config.set("cgroup-root", "/").unwrap_err().starts_with("there are container-log-max-files, "));
     }
 }

@@ -136,10 +136,8 @@ async fn collect_images(shared: &Shared, used: &mut HashMap<String, Timestamp>) 
             used.entry(image.id.clone()).or_insert(now);
         }
     }
-    let file_systems = shared.runtime.image_fs_info().await?;
-    let mount = file_systems.first().and_then(|usage| usage.fs_id.as_ref()).map(|id| PathBuf::from(&id.mountpoint));
-    let Some(mount) = mount else { return Ok(()) };
-    let (total, available) = machine::storage(&mount);
+    let Some(image_dir) = shared.image_dir().await? else { return Ok(()) };
+    let (total, available) = machine::storage(&image_dir);
     let sizes = images.iter().filter(|image| !image.pinned).map(|image| Unused {
         id: image.id.clone(),
         bytes: i64::try_from(image.size).unwrap_or(i64::MAX),

@@ -24,6 +24,7 @@ mod runtime;
 pub mod server;
 mod shared;
 mod status;
+mod thresholds;
 mod volume;
 
 pub use config::Config;

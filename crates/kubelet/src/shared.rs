@@ -1,5 +1,6 @@
 //! What all parts of one kubelet share.
 
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use client::{Informer, Recorder};
@@ -25,6 +26,14 @@ pub struct Shared {
     pub cgroups: Cgroups,
     pub statuses: StatusWriter,
     pub machine: Machine,
+}
+
+impl Shared {
+    /// A directory on the file system of images; none if the runtime does not tell.
+    pub async fn image_dir(&self) -> cri::Result<Option<PathBuf>> {
+        let usage = self.runtime.image_fs_info().await?;
+        Ok(usage.first().and_then(|usage| usage.fs_id.as_ref()).map(|id| PathBuf::from(&id.mountpoint)))
+    }
 }
 
 pub type Handle = Arc<Shared>;

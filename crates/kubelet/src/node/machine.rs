@@ -3,6 +3,8 @@
 use std::fs::read_to_string;
 use std::path::Path;
 
+use crate::thresholds::Level;
+
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Machine {
     pub cpu_count: i64,
@@ -22,9 +24,11 @@ pub struct Machine {
 /// What changes while the machine runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pressure {
-    pub memory_available_bytes: i64,
-    pub storage_available_percent: i64,
-    pub pids_available_percent: i64,
+    pub memory: Level,
+    /// Of volumes, logs and writable layers.
+    pub node_fs: Level,
+    pub image_fs: Level,
+    pub pids: Level,
 }
 
 /// `dir` is on the file system that pods use.
@@ -55,9 +59,14 @@ pub fn read(dir: &Path) -> Machine {
     }
 }
 
-pub fn pressure(dir: &Path) -> Pressure {
+/// `node_dir` is on the file system of volumes and logs, `image_dir` on that of images.
+pub fn pressure(node_dir: &Path, image_dir: &Path) -> Pressure {
     let text = |path: &str| read_to_string(path).unwrap_or_default();
-    let (total, available) = storage(dir);
+    let room = |dir: &Path| {
+        let (capacity, available) = storage(dir);
+        Level { available, capacity }
+    };
+    let memory = text("/proc/meminfo");
     let number = |path: &str| text(path).trim().parse::<i64>().unwrap_or(0);
     // `running/total` of all tasks is the fourth word.
     let tasks = text("/proc/loadavg");
@@ -65,9 +74,10 @@ pub fn pressure(dir: &Path) -> Pressure {
     let tasks: i64 = tasks.and_then(|(_, total)| total.parse().ok()).unwrap_or(0);
     let most = number("/proc/sys/kernel/pid_max").min(number("/proc/sys/kernel/threads-max")).max(1);
     Pressure {
-        memory_available_bytes: meminfo(&text("/proc/meminfo"), "MemAvailable"),
-        storage_available_percent: available.saturating_mul(100) / total.max(1),
-        pids_available_percent: (most - tasks).max(0).saturating_mul(100) / most,
+        memory: Level { available: meminfo(&memory, "MemAvailable"), capacity: meminfo(&memory, "MemTotal") },
+        node_fs: room(node_dir),
+        image_fs: room(image_dir),
+        pids: Level { available: (most - tasks).max(0), capacity: most },
     }
 }
 
@@ -123,6 +133,9 @@ mod tests {
     fn this_machine_has_something_to_offer() {
         let machine = read(Path::new("/nonexistent/below/root"));
         assert!(machine.cpu_count > 0 && machine.memory_bytes > 0 && machine.storage_bytes > 0);
-        assert!(pressure(Path::new("/")).memory_available_bytes > 0);
+        let now = pressure(Path::new("/"), Path::new("/tmp"));
+        for level in [now.memory, now.node_fs, now.image_fs, now.pids] {
+            assert!(level.available > 0 && level.available <= level.capacity, "{now:?}");
+        }
     }
 }

@@ -51,10 +51,12 @@ async fn look(shared: &Shared, written: &mut Option<(NodeStatus, Instant)>) -> R
         Some((previous, _)) => previous.clone(),
         None => register(shared).await?,
     };
+    // While the runtime is silent, that is the node's trouble, told by `runtime`.
+    let image_dir = shared.image_dir().await.ok().flatten().unwrap_or_else(|| shared.config.root_dir.clone());
     let inputs = status::Inputs {
         config: &shared.config,
         machine: &shared.machine,
-        pressure: machine::pressure(&shared.config.root_dir),
+        pressure: machine::pressure(&shared.config.root_dir, &image_dir),
         runtime: &runtime,
         previous: &previous,
         now: Timestamp::now(),

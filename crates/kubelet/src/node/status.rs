@@ -12,11 +12,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::machine::{Machine, Pressure};
 use crate::config::Config;
+use crate::thresholds::Signal;
 
-/// Upstream's hard eviction thresholds.
-pub const LEAST_MEMORY_BYTES: i64 = 100 << 20;
-const LEAST_STORAGE_PERCENT: i64 = 10;
-const LEAST_PIDS_PERCENT: i64 = 5;
 const MAX_IMAGES: usize = 50;
 const MAX_NAMES_PER_IMAGE: usize = 5;
 
@@ -43,10 +40,10 @@ pub fn build(inputs: &Inputs<'_>) -> NodeStatus {
     let Inputs { config, machine, runtime, previous, .. } = *inputs;
     let resources = resources(config, machine);
     let mut allocatable = resources.clone();
-    // The node keeps its eviction threshold for itself.
-    let memory = (machine.memory_bytes - LEAST_MEMORY_BYTES).max(0);
+    // The node keeps its eviction thresholds for itself.
+    let memory = machine.memory_bytes - config.eviction_hard.reserved(Signal::Memory, machine.memory_bytes);
     allocatable.insert("memory".to_owned(), kibi(memory));
-    let storage = machine.storage_bytes - machine.storage_bytes / 100 * LEAST_STORAGE_PERCENT;
+    let storage = machine.storage_bytes - config.eviction_hard.reserved(Signal::NodeFs, machine.storage_bytes);
     allocatable.insert("ephemeral-storage".to_owned(), Quantity(storage.to_string()));
     NodeStatus {
         capacity: Some(resources),
@@ -99,7 +96,8 @@ fn addresses(config: &Config) -> Vec<NodeAddress> {
 }
 
 fn conditions(inputs: &Inputs<'_>) -> Vec<NodeCondition> {
-    let Pressure { memory_available_bytes, storage_available_percent, pids_available_percent } = inputs.pressure;
+    let Pressure { memory, node_fs, image_fs, pids } = inputs.pressure;
+    let crossed = |signal, level| inputs.config.eviction_hard.crossed(signal, level);
     let pressed = |kind: &'static str, bad: bool, words: [&'static str; 4]| {
         let [bad_reason, bad_message, good_reason, good_message] = words;
         let (reason, message) = if bad { (bad_reason, bad_message) } else { (good_reason, good_message) };
@@ -114,7 +112,7 @@ fn conditions(inputs: &Inputs<'_>) -> Vec<NodeCondition> {
     vec![
         pressed(
             "MemoryPressure",
-            memory_available_bytes < LEAST_MEMORY_BYTES,
+            crossed(Signal::Memory, memory),
             [
                 "KubeletHasInsufficientMemory",
                 "kubelet has insufficient memory available",
@@ -124,7 +122,7 @@ fn conditions(inputs: &Inputs<'_>) -> Vec<NodeCondition> {
         ),
         pressed(
             "DiskPressure",
-            storage_available_percent < LEAST_STORAGE_PERCENT,
+            crossed(Signal::NodeFs, node_fs) || crossed(Signal::ImageFs, image_fs),
             [
                 "KubeletHasDiskPressure",
                 "kubelet has disk pressure",
@@ -134,7 +132,7 @@ fn conditions(inputs: &Inputs<'_>) -> Vec<NodeCondition> {
         ),
         pressed(
             "PIDPressure",
-            pids_available_percent < LEAST_PIDS_PERCENT,
+            crossed(Signal::Pid, pids),
             [
                 "KubeletHasInsufficientPID",
                 "kubelet has insufficient PID available",
@@ -187,6 +185,7 @@ pub fn without_heartbeats(status: &NodeStatus) -> NodeStatus {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::thresholds::Level;
 
     fn built(runtime: &RuntimeState, previous: &NodeStatus, second: i64) -> NodeStatus {
         let config = Config::new("n1", vec!["192.0.2.7".parse().unwrap()], std::path::Path::new("/d"), "unix:///s");
@@ -197,8 +196,13 @@ mod tests {
             huge_pages: vec![(2 << 20, 0), (1 << 30, 1 << 30)],
             ..Machine::default()
         };
-        let pressure =
-            Pressure { memory_available_bytes: 1 << 29, storage_available_percent: 5, pids_available_percent: 90 };
+        let level = |available| Level { available, capacity: 1 << 30 };
+        let pressure = Pressure {
+            memory: level(1 << 29),
+            node_fs: level(1 << 29),
+            image_fs: level(1 << 20),
+            pids: level(1 << 29),
+        };
         let now = Timestamp::from_second(second).unwrap();
         build(&Inputs { config: &config, machine: &machine, pressure, runtime, previous, now })
     }

@@ -5,8 +5,8 @@ use k8s_openapi::api::core::v1::Pod;
 
 use crate::config::Config;
 use crate::node::machine::Machine;
-use crate::node::status::LEAST_MEMORY_BYTES;
 use crate::podutil;
+use crate::thresholds::Signal;
 
 /// Sysctls that are kept apart by namespaces, so that a pod cannot disturb others with them (upstream's safe set).
 const SAFE_SYSCTLS: [&str; 12] = [
@@ -42,7 +42,7 @@ impl Room {
     pub fn of(machine: &Machine, config: &Config) -> Self {
         Room {
             cpu_milli: machine.cpu_count.saturating_mul(1000),
-            memory_bytes: (machine.memory_bytes - LEAST_MEMORY_BYTES).max(0),
+            memory_bytes: machine.memory_bytes - config.eviction_hard.reserved(Signal::Memory, machine.memory_bytes),
             pods: i64::from(config.max_pods),
         }
     }

@@ -15,8 +15,10 @@ use crate::pods::PodStore;
 
 /// Wakes every worker so often, in case an event was lost.
 const SAFETY_RELIST: Duration = Duration::from_secs(300);
-/// How long the runtime's status may lag behind its own exit event.
-const SETTLE_ATTEMPTS: u32 = 12;
+/// How long the runtime's status may lag behind its own exit event, and how often it is asked meanwhile. Unless the machine is
+/// overwhelmed it lags for milliseconds.
+const SETTLE_WITHIN: Duration = Duration::from_secs(120);
+const LONGEST_SETTLE_STEP: Duration = Duration::from_millis(500);
 const LONGEST_RETRY: Duration = Duration::from_secs(5);
 
 /// Whom to wake.
@@ -81,13 +83,15 @@ async fn follow(
 
 /// Waits until the runtime's own status knows of the exit, which comes a moment after its event, and says whose pod it was.
 ///
-/// A container that ends at once does so before its worker has told the store of it (`known` is none): then its labels tell.
+/// A container that ends at once does so before its worker has told the store of it (`known` is none): then its labels tell. Its
+/// event may even come before the runtime has noted the start: `Created`, too, means that the exit is still to be noted.
 async fn settled(runtime: &cri::Client, event: Event, known: Option<String>) -> Option<String> {
     let mut delay = Duration::from_millis(1);
     let mut uid = known;
-    for _ in 0..SETTLE_ATTEMPTS {
-        let (running, labels) = match runtime.container_status(&event.id).await {
-            Ok(status) => (status.state() == ContainerState::Running, status.labels),
+    let deadline = tokio::time::Instant::now() + SETTLE_WITHIN;
+    while tokio::time::Instant::now() < deadline {
+        let (behind, labels) = match runtime.container_status(&event.id).await {
+            Ok(status) => (matches!(status.state(), ContainerState::Created | ContainerState::Running), status.labels),
             Err(error) if error.is_not_found() => match runtime.pod_sandbox_status(&event.id).await {
                 Ok(status) => (status.state() == PodSandboxState::Ready, status.labels),
                 Err(_) => return uid,
@@ -95,11 +99,11 @@ async fn settled(runtime: &cri::Client, event: Event, known: Option<String>) -> 
             Err(_) => return uid,
         };
         uid = uid.or_else(|| labels.get(POD_UID).cloned());
-        if !running {
+        if !behind {
             break;
         }
         tokio::time::sleep(delay).await;
-        delay *= 2;
+        delay = (delay * 2).min(LONGEST_SETTLE_STEP);
     }
     uid
 }
