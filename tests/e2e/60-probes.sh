@@ -31,6 +31,31 @@ kubectl exec probed -c file -- rm /tmp/alive
 eventually 30 is 1 kubectl get pod probed -o jsonpath='{.status.containerStatuses[?(@.name=="file")].restartCount}'
 says 'Liveness probe failed' kubectl describe pod probed
 
+# A health service that serves, and one that does not know the service which it is asked for.
+kubectl apply -f - <<'Y'
+apiVersion: v1
+kind: Pod
+metadata: {name: health}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: known
+    image: docker.io/coxswain/etcd:1
+    command: [etcd, --data-dir, /tmp/known, --listen-client-urls, "http://0.0.0.0:2379", --advertise-client-urls, "http://localhost:2379"]
+    startupProbe: {grpc: {port: 2379}, periodSeconds: 1, failureThreshold: 30}
+    readinessProbe: {grpc: {port: 2379}, periodSeconds: 1}
+    livenessProbe: {grpc: {port: 2379}, periodSeconds: 1, failureThreshold: 1}
+  - name: unknown
+    image: docker.io/library/busybox:1
+    command: [sleep, "3600"]
+    readinessProbe: {grpc: {port: 2379, service: nothing}, periodSeconds: 1}
+Y
+eventually 30 is true kubectl get pod health -o jsonpath='{.status.containerStatuses[?(@.name=="known")].ready}'
+eventually 20 says 'Readiness probe failed' kubectl describe pod health
+is false kubectl get pod health -o jsonpath='{.status.containerStatuses[?(@.name=="unknown")].ready}'
+sleep 2
+is 0 kubectl get pod health -o jsonpath='{.status.containerStatuses[?(@.name=="known")].restartCount}'
+
 # Endpoints follow readiness.
 kubectl create deployment gate --image=docker.io/coxswain/web:1
 kubectl patch deployment gate -p '{"spec":{"template":{"spec":{"terminationGracePeriodSeconds":1,"containers":[{"name":"web","readinessProbe":{"exec":{"command":["test","-e","/tmp/www/version"]},"periodSeconds":1,"failureThreshold":1}}]}}}}'

@@ -42,12 +42,14 @@ wait
 
 /// Programs of this machine for the image of tools. The static busybox cannot resolve names as ordinary programs do.
 const TOOLS: [&str; 2] = ["curl", "getent"];
+/// A gRPC server of others that has the standard health service.
+const GRPC_SERVER: [&str; 1] = ["etcd"];
 
-/// The tools with the libraries that they are linked with, at the paths where they look for them.
-fn tools() -> Result<BTreeMap<String, (Vec<u8>, u32)>> {
+/// Programs under /usr/bin with the libraries that they are linked with, at the paths where they look for them.
+fn programs(names: &[&str]) -> Result<BTreeMap<String, (Vec<u8>, u32)>> {
     let mut files = BTreeMap::new();
-    for tool in TOOLS {
-        let program = Path::new("/usr/bin").join(tool);
+    for name in names {
+        let program = Path::new("/usr/bin").join(name);
         let output = Command::new("ldd").arg(&program).output().context("cannot run ldd")?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let libraries = text.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from);
@@ -72,7 +74,8 @@ pub fn test_images() -> Result<Vec<Image>> {
             files: script("web", &format!("{WEB}\n# 2\n")),
             command: vec!["/web"],
         },
-        Image { reference: "docker.io/coxswain/tools:1", files: tools()?, command: vec!["sh"] },
+        Image { reference: "docker.io/coxswain/tools:1", files: programs(&TOOLS)?, command: vec!["sh"] },
+        Image { reference: "docker.io/coxswain/etcd:1", files: programs(&GRPC_SERVER)?, command: vec!["etcd"] },
     ])
 }
 

@@ -22,7 +22,7 @@ pub fn test() -> Result<()> {
         ("clippy", || cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])),
         ("unit, property and API tests", || cargo(&["test", "--workspace", "--quiet"])),
         // Three times in a row, each on a cluster of its own: what passes by luck does not.
-        ("end to end", || e2e::run(&["--repeat=3".to_owned()])),
+        ("end to end", || e2e::run(&["--repeat=3".to_owned(), "--fail-fast".to_owned()])),
     ];
     for (name, step) in steps {
         println!("== {name}");

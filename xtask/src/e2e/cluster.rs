@@ -11,6 +11,9 @@ use super::host::{NODE_IP, run};
 use crate::image;
 
 const NODE: &str = "node-1";
+/// The machine that tests may have a full disk; that is not what is tested, and images cannot be pulled again.
+const UNBOTHERED: &str =
+    "--kubelet-arg 'eviction-hard=memory.available<100Mi' --kubelet-arg image-gc-high-threshold=100";
 const READY_WITHIN: Duration = Duration::from_secs(30);
 
 pub struct Cluster {
@@ -50,10 +53,11 @@ impl Cluster {
     fn write_scripts(&self, binary: &Path) -> Result<()> {
         let (data, log, pid) = (self.data(), self.work.join("server.log"), self.work.join("server.pid"));
         let start = format!(
-            "#!/bin/sh -eu\nsetsid {} server --data-dir {} --node-name {NODE} --node-ip {NODE_IP} --log-level info,coxswain=debug \
+            "#!/bin/sh -eu\nsetsid {} server --data-dir {} --node-name {NODE} --node-ip {NODE_IP} {} --log-level info,coxswain=debug \
              </dev/null >>{} 2>&1 &\necho $! >{}\n",
             binary.display(),
             data.display(),
+            UNBOTHERED,
             log.display(),
             pid.display()
         );
@@ -157,6 +161,36 @@ impl Cluster {
             pid.trim(),
             self.data().join("kubeconfig.yaml").display()
         )
+    }
+
+    /// What one would look at first after a failure: pods that do not run, warnings, and the last complaints in the logs. Kept to a
+    /// screen, since a CI service may show no more.
+    pub fn diagnosis(&self) -> String {
+        let kubectl = |words: &[&str]| {
+            let kubeconfig = self.data().join("kubeconfig.yaml");
+            let output = Command::new(&self.kubectl).arg("--kubeconfig").arg(kubeconfig).args(words).output();
+            output.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default()
+        };
+        let pods = kubectl(&["get", "pods", "-A", "--no-headers", "-o", "wide"]);
+        let warnings = kubectl(&["get", "events", "-A", "--no-headers", "--field-selector", "type=Warning"]);
+        let log = |file: &str| fs::read_to_string(self.data().join(file)).unwrap_or_default();
+        let server = fs::read_to_string(self.work.join("server.log")).unwrap_or_default();
+        let complaint =
+            |line: &&str| [" WARN ", "ERROR ", "level=error", "level=fatal"].iter().any(|word| line.contains(word));
+        let mut text = String::new();
+        for (title, all, filter) in [
+            ("pods", pods.as_str(), &(|_: &&str| true) as &dyn Fn(&&str) -> bool),
+            ("warnings", warnings.as_str(), &|_: &&str| true),
+            ("server", server.as_str(), &complaint),
+            ("containerd", log("containerd/containerd.log").as_str(), &complaint),
+        ] {
+            let lines: Vec<&str> = all.lines().filter(filter).collect();
+            for line in &lines[lines.len().saturating_sub(6)..] {
+                let shown: String = line.chars().take(400).collect();
+                text.push_str(&format!("  {title}: {shown}\n"));
+            }
+        }
+        text
     }
 
     /// Stops the server, then containerd and every container and mount of this cluster. Errors do not matter: there may be none.

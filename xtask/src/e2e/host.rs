@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use nix::sched::{CloneFlags, unshare};
 
 /// Debian packages that a node or its test needs: program → package.
-const PACKAGES: [(&str, &str); 8] = [
+const PACKAGES: [(&str, &str); 9] = [
     ("containerd", "containerd"),
     ("runc", "runc"),
     ("busybox", "busybox-static"),
@@ -17,6 +17,7 @@ const PACKAGES: [(&str, &str); 8] = [
     ("curl", "curl"),
     ("script", "bsdutils"),
     ("openssl", "openssl"),
+    ("etcd", "etcd-server"),
 ];
 
 /// Address of the node inside the private network.

@@ -29,20 +29,23 @@ struct Options {
     keep: bool,
     /// Times to run all of it, each on a new cluster.
     repeat: usize,
+    /// Stop at the first scenario that fails: what follows would mostly tell the same again.
+    fail_fast: bool,
 }
 
 pub fn run(args: &[String]) -> Result<()> {
-    let mut options = Options { filter: None, dev: false, binary: None, keep: false, repeat: 1 };
+    let mut options = Options { filter: None, dev: false, binary: None, keep: false, repeat: 1, fail_fast: false };
     for arg in args {
         match arg.as_str() {
             "--dev" => options.dev = true,
             "--keep" => options.keep = true,
+            "--fail-fast" => options.fail_fast = true,
             flag if flag.starts_with("--binary=") => options.binary = Some(PathBuf::from(&flag["--binary=".len()..])),
             flag if flag.starts_with("--repeat=") => {
                 options.repeat = flag["--repeat=".len()..].parse().context("--repeat=N")?
             }
             flag if flag.starts_with('-') => {
-                bail!("unknown flag {flag}; there are --dev, --binary=FILE, --keep and --repeat=N")
+                bail!("unknown flag {flag}; there are --dev, --binary=FILE, --keep, --fail-fast and --repeat=N")
             }
             filter => options.filter = Some(filter.to_owned()),
         }
@@ -91,7 +94,11 @@ fn scenarios(options: &Options, cluster: &Cluster, kubectls: &[(String, PathBuf)
                 }
                 Err(error) => {
                     println!("FAILED  {name} (kubectl {version}) {:.1}s\n{error:#}", started.elapsed().as_secs_f64());
+                    println!("{}", cluster.diagnosis());
                     failed.push(format!("{name} (kubectl {version})"));
+                    if options.fail_fast {
+                        bail!("failed: {}", failed.join(", "));
+                    }
                 }
             }
         }
