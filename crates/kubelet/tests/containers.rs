@@ -45,8 +45,13 @@ const TOGETHER: &[Scenario] = scenarios![
 ];
 
 /// Measure, or disturb everybody else.
-const ALONE: &[Scenario] =
-    scenarios![one_pod_is_quick, many_pods_at_once, containers_outlive_the_kubelet, the_runtime_may_die];
+const ALONE: &[Scenario] = scenarios![
+    one_pod_is_quick,
+    many_pods_at_once,
+    many_short_lives,
+    containers_outlive_the_kubelet,
+    the_runtime_may_die
+];
 
 fn main() {
     if std::env::var_os("COXSWAIN_TEST_WITHOUT_CONTAINERS").is_some() {
@@ -533,6 +538,19 @@ async fn many_pods_at_once(machine: &Machine) {
     }
     for n in 0..COUNT {
         gone(machine, &format!("many-{n}"), LIMIT).await;
+    }
+}
+
+/// Containers whose ends come before the runtime, or their workers, have noted their starts.
+async fn many_short_lives(machine: &Machine) {
+    const COUNT: u32 = 25;
+    for n in 0..COUNT {
+        let containers = json!([container("a", "exit 0"), container("b", "exit 0"), container("c", "exit 0")]);
+        machine.create(&format!("short-{n}"), json!({"restartPolicy": "Never", "containers": containers}));
+    }
+    for n in 0..COUNT {
+        in_phase(machine, &format!("short-{n}"), "Succeeded").await;
+        machine.api.delete("pods", "default", &format!("short-{n}"), 30);
     }
 }
 

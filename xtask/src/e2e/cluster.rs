@@ -131,18 +131,24 @@ impl Cluster {
             command.arg("--kubeconfig").arg(&path);
             command
         };
-        // A scenario that ran before with another kubectl may still be leaving.
-        let gone =
-            kubectl().args(["delete", "namespace", namespace, "--ignore-not-found", "--timeout=60s"]).output()?;
-        if !gone.status.success() {
-            bail!("namespace {namespace} does not go: {}", String::from_utf8_lossy(&gone.stderr));
-        }
         let made = kubectl().args(["create", "namespace", namespace]).output()?;
         if !made.status.success() {
             bail!("create namespace: {}", String::from_utf8_lossy(&made.stderr));
         }
         kubectl().args(["config", "set-context", "--current", "--namespace", namespace]).output()?;
         Ok(path)
+    }
+
+    /// Has a namespace deleted, without waiting: a pod may take its whole grace to go.
+    pub fn leave(&self, namespace: &str) -> Result<()> {
+        let admin = self.data().join("kubeconfig.yaml");
+        let mut kubectl = Command::new(&self.kubectl);
+        kubectl.arg("--kubeconfig").arg(admin).args(["delete", "namespace", namespace, "--wait=false"]);
+        let output = kubectl.output()?;
+        if output.status.success() {
+            return Ok(());
+        }
+        bail!("delete namespace: {}", String::from_utf8_lossy(&output.stderr))
     }
 
     pub fn environment(&self) -> Vec<(&'static str, String)> {

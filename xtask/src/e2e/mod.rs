@@ -83,11 +83,11 @@ fn scenarios(options: &Options, cluster: &Cluster, kubectls: &[(String, PathBuf)
         bail!("no scenario matches");
     }
     let (mut passed, mut failed) = (0, Vec::new());
-    for (version, kubectl) in kubectls {
+    for (turn, (version, kubectl)) in kubectls.iter().enumerate() {
         for script in &scripts {
             let name = script.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
             let started = Instant::now();
-            match scenario(cluster, &name, script, kubectl) {
+            match scenario(cluster, &name, turn, script, kubectl) {
                 Ok(()) => {
                     passed += 1;
                     println!("ok      {name} (kubectl {version}) {:.1}s", started.elapsed().as_secs_f64());
@@ -107,8 +107,10 @@ fn scenarios(options: &Options, cluster: &Cluster, kubectls: &[(String, PathBuf)
     if failed.is_empty() { Ok(()) } else { bail!("failed: {}", failed.join(", ")) }
 }
 
-fn scenario(cluster: &Cluster, name: &str, script: &Path, kubectl: &Path) -> Result<()> {
-    let namespace = format!("e2e-{}", name.trim_start_matches(|c: char| c.is_ascii_digit() || c == '-'));
+/// `turn` keeps apart the namespaces of one scenario with several kubectls: the first may still be leaving.
+fn scenario(cluster: &Cluster, name: &str, turn: usize, script: &Path, kubectl: &Path) -> Result<()> {
+    let topic = name.trim_start_matches(|c: char| c.is_ascii_digit() || c == '-');
+    let namespace = format!("e2e-{topic}-{turn}");
     let bin = cluster.tools(kubectl)?;
     let mut command = Command::new("timeout");
     command
@@ -123,7 +125,7 @@ fn scenario(cluster: &Cluster, name: &str, script: &Path, kubectl: &Path) -> Res
     }
     let output = command.output()?;
     if output.status.success() {
-        return Ok(());
+        return cluster.leave(&namespace);
     }
     let tail = |bytes: &[u8]| {
         let text = String::from_utf8_lossy(bytes).into_owned();
