@@ -209,9 +209,7 @@ impl Cluster {
             std::thread::sleep(Duration::from_millis(500));
         }
         let work = self.work.display().to_string();
-        // Everything that was started on this folder names it on its command line: server, containerd, shims.
-        quiet("pkill", &["-KILL", "-f", &format!("containerd.*{work}")]);
-        quiet("pkill", &["-KILL", "-f", &format!("coxswain server.*{work}")]);
+        kill_with_descendants(&work);
         let _ = fs::remove_file(self.work.join("server.pid"));
         let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
         let mut points: Vec<&str> =
@@ -221,4 +219,39 @@ impl Cluster {
             quiet("umount", &["-l", point]);
         }
     }
+}
+
+/// Kills every server, containerd and shim that was started on `folder` (each names it on its command line), and with the shims
+/// their containers, which would live on otherwise.
+fn kill_with_descendants(folder: &str) {
+    let processes: Vec<(i32, i32, String)> = fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(process).collect();
+    let mut doomed: Vec<i32> = processes
+        .iter()
+        .filter(|(_, _, command)| {
+            command.contains(folder) && (command.contains("containerd") || command.contains("coxswain server"))
+        })
+        .map(|(pid, _, _)| *pid)
+        .collect();
+    let mut at = 0;
+    while at < doomed.len() {
+        let parent = doomed[at];
+        let children: Vec<i32> =
+            processes.iter().filter(|(pid, of, _)| *of == parent && !doomed.contains(pid)).map(|(pid, _, _)| *pid).collect();
+        doomed.extend(children);
+        at += 1;
+    }
+    for pid in doomed {
+        // Gone already, at worst.
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+    }
+}
+
+/// Pid, parent's pid and command line.
+fn process(entry: fs::DirEntry) -> Option<(i32, i32, String)> {
+    let pid = entry.file_name().to_str()?.parse().ok()?;
+    let status = fs::read_to_string(entry.path().join("status")).ok()?;
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()?;
+    let command = fs::read(entry.path().join("cmdline")).ok()?;
+    let words: Vec<String> = command.split(|b| *b == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
+    Some((pid, parent, words.join(" ")))
 }

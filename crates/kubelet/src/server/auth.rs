@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures::future::BoxFuture;
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
@@ -33,19 +33,34 @@ pub struct User {
     pub extra: BTreeMap<String, Vec<String>>,
 }
 
-impl User {
-    /// Who a client certificate names: the common name is the user, each organisation a group. The TLS layer has verified the
-    /// certificate. `None` if it names nobody.
-    pub fn from_certificate(der: &[u8]) -> Option<User> {
+/// Who shows a client certificate, and until when it may be believed: a connection may outlast its certificate.
+pub struct Certified {
+    user: User,
+    not_after: SystemTime,
+}
+
+impl Certified {
+    /// The common name is the user, each organisation a group. The TLS layer has verified the certificate. `None` if it names
+    /// nobody.
+    pub fn from_certificate(der: &[u8]) -> Option<Self> {
         let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
+        let seconds = u64::try_from(certificate.validity().not_after.timestamp()).ok()?;
         let subject = certificate.subject();
         let name = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
         let mut groups: Vec<String> =
             subject.iter_organization().filter_map(|group| group.as_str().ok()).map(str::to_owned).collect();
         groups.push("system:authenticated".to_owned());
-        Some(User { name, groups, ..User::default() })
+        let not_after = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))?;
+        Some(Certified { user: User { name, groups, ..User::default() }, not_after })
     }
 
+    /// The user, while the certificate is valid.
+    pub fn user_at(&self, now: SystemTime) -> Option<&User> {
+        (now <= self.not_after).then_some(&self.user)
+    }
+}
+
+impl User {
     /// The API server itself: asking it about itself would be a detour.
     fn is_api_server(&self) -> bool {
         self.groups.iter().any(|group| group == MASTERS)
@@ -178,12 +193,16 @@ mod tests {
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.distinguished_name.push(rcgen::DnType::CommonName, "kube-apiserver-kubelet-client");
         params.distinguished_name.push(rcgen::DnType::OrganizationName, "system:masters");
+        params.not_after = rcgen::date_time_ymd(2030, 1, 1);
         let certificate = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
-        let user = User::from_certificate(certificate.der()).unwrap();
+        let certified = Certified::from_certificate(certificate.der()).unwrap();
+        let end = SystemTime::UNIX_EPOCH + Duration::from_secs(1_893_456_000);
+        let user = certified.user_at(end).unwrap();
+        assert_eq!(certified.user_at(end + Duration::from_secs(1)), None, "a connection outlasts its certificate");
         assert_eq!(user.name, "kube-apiserver-kubelet-client");
         assert_eq!(user.groups, ["system:masters", "system:authenticated"]);
         assert!(user.is_api_server());
-        assert_eq!(User::from_certificate(b"junk"), None);
+        assert!(Certified::from_certificate(b"junk").is_none());
     }
 
     #[test]

@@ -1,21 +1,25 @@
 //! TLS and HTTP/1.1 (upgrades exist nowhere else), one task per connection.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::server::{ResolvesServerCert, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Server, User};
+use super::Server;
+use super::auth::Certified;
 
 /// How long a client may take for the handshake, and for the headers of a request.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// The API server, its users' sessions and a few scrapers; the rest waits to be accepted.
+const MAX_CONNECTIONS: usize = 4096;
 /// How long requests in hand may go on at shutdown; followed logs and sessions do not end by themselves.
 const DRAIN: Duration = Duration::from_secs(2);
 
@@ -42,15 +46,17 @@ pub async fn run(server: Arc<Server>, listener: TcpListener, tls: Arc<ServerConf
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
     let acceptor = TlsAcceptor::from(Arc::new(tls));
     let connections = TaskTracker::new();
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = shutdown.cancelled() => break,
-        };
+    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let next = || async {
+        let slot = slots.clone().acquire_owned().await;
+        (slot, listener.accept().await)
+    };
+    while let Some((slot, accepted)) = shutdown.run_until_cancelled(next()).await {
         match accepted {
             Ok((tcp, _)) => {
                 let (server, acceptor, shutdown) = (server.clone(), acceptor.clone(), shutdown.clone());
                 connections.spawn(async move {
+                    let _slot = slot;
                     if let Err(error) = connection(server, acceptor, tcp, shutdown).await {
                         tracing::debug!(%error, "kubelet server: connection ended");
                     }
@@ -77,10 +83,14 @@ async fn connection(
     tcp.set_nodelay(true)?;
     let tls = tokio::time::timeout(PATIENCE, acceptor.accept(tcp)).await??;
     let certificates = tls.get_ref().1.peer_certificates();
-    let user = certificates.and_then(|chain| chain.first()).and_then(|leaf| User::from_certificate(leaf)).map(Arc::new);
+    let leaf = certificates.and_then(|chain| chain.first());
+    let certified = leaf.and_then(|leaf| Certified::from_certificate(leaf)).map(Arc::new);
     let service = service_fn(move |request| {
-        let (server, user) = (server.clone(), user.clone());
-        async move { Ok::<_, std::convert::Infallible>(server.handle(request, user.as_deref()).await) }
+        let (server, certified) = (server.clone(), certified.clone());
+        async move {
+            let user = certified.as_ref().and_then(|certified| certified.user_at(SystemTime::now()));
+            Ok::<_, std::convert::Infallible>(server.handle(request, user).await)
+        }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
