@@ -8,16 +8,17 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 
 /// Each of our crates and which of ours it may depend on.
-const MAY_USE: [(&str, &[&str]); 13] = [
+const MAY_USE: [(&str, &[&str]); 14] = [
     ("apimachinery", &[]),
     ("store", &[]),
     ("streaming", &[]),
+    ("serving", &[]),
     ("cri", &[]),
     ("client", &[]),
-    ("apiserver", &["apimachinery", "store", "streaming"]),
+    ("apiserver", &["apimachinery", "store", "streaming", "serving"]),
     ("controllers", &["client", "apimachinery"]),
     ("scheduler", &["client", "apimachinery"]),
-    ("kubelet", &["client", "cri", "streaming", "apimachinery"]),
+    ("kubelet", &["client", "cri", "streaming", "serving", "apimachinery"]),
     ("network", &["client"]),
     (
         "coxswain",

@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use serving::Limits;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::authn::Peer;
 use crate::server::{ApiServer, Caller};
@@ -30,46 +29,15 @@ pub async fn serve(
     tls: Arc<rustls::ServerConfig>,
     shutdown: CancellationToken,
 ) {
-    let acceptor = TlsAcceptor::from(tls);
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let tasks = TaskTracker::new();
-    while let Some(accepted) = shutdown.run_until_cancelled(accept(&listener, &slots)).await {
-        let Some((socket, slot)) = accepted else { break };
-        let connection = connection(server.clone(), acceptor.clone(), socket, shutdown.clone());
-        tasks.spawn(async move {
-            connection.await;
-            drop(slot);
-        });
-    }
+    let limits = Limits { connections: MAX_CONNECTIONS, handshake: HANDSHAKE_LIMIT };
+    let (of_connections, stop) = (server.clone(), shutdown.clone());
+    let serve = move |stream| connection(of_connections.clone(), stream, stop.clone());
+    let connections = serving::accept(listener, tls, limits, shutdown, serve).await;
     server.health.drain();
-    tasks.close();
-    let _ = tokio::time::timeout(DRAIN_LIMIT, tasks.wait()).await;
+    serving::drain(connections, DRAIN_LIMIT).await;
 }
 
-async fn accept(
-    listener: &TcpListener,
-    slots: &Arc<Semaphore>,
-) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
-    let slot = slots.clone().acquire_owned().await.ok()?;
-    loop {
-        match listener.accept().await {
-            Ok((socket, _)) => return Some((socket, slot)),
-            Err(error) => {
-                // Out of file descriptors, mostly: wait for some to come back rather than spin.
-                tracing::warn!(%error, "accept failed");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        }
-    }
-}
-
-async fn connection(server: ApiServer, acceptor: TlsAcceptor, socket: TcpStream, shutdown: CancellationToken) {
-    let _ = socket.set_nodelay(true);
-    let stream = match tokio::time::timeout(HANDSHAKE_LIMIT, acceptor.accept(socket)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake failed"),
-        Err(_) => return tracing::debug!("TLS handshake timed out"),
-    };
+async fn connection(server: ApiServer, stream: TlsStream<TcpStream>, shutdown: CancellationToken) {
     let peer = stream.get_ref().1.peer_certificates().and_then(Peer::new).map(Arc::new);
     let service = hyper::service::service_fn(move |request| {
         let server = server.clone();

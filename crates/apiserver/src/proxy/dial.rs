@@ -11,10 +11,7 @@ use http::{Request, Response, header};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use rustls::ClientConfig;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{DigitallySignedStruct, SignatureScheme};
+use rustls::pki_types::ServerName;
 use streaming::upgrade;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -39,7 +36,7 @@ impl Dialer {
         let mut kubelet = kubelet.clone();
         // Upgrades exist in HTTP/1.1 only.
         kubelet.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let mut unverified = unverified(kubelet.crypto_provider().clone());
+        let mut unverified = serving::unverified(kubelet.crypto_provider().clone());
         unverified.alpn_protocols = vec![b"http/1.1".to_vec()];
         let mut unverified_kubelet = unverified.clone();
         unverified_kubelet.client_auth_cert_resolver = kubelet.client_auth_cert_resolver.clone();
@@ -164,52 +161,4 @@ impl Target {
 fn words(error: &io::Error) -> String {
     let text = error.to_string();
     text.split(" (os error").next().unwrap_or(&text).to_lowercase()
-}
-
-fn unverified(provider: Arc<CryptoProvider>) -> ClientConfig {
-    ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .expect("the provider of a working configuration supports the default versions")
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
-        .with_no_client_auth()
-}
-
-/// Believes any certificate, as upstream's proxy to pods does; signatures of the handshake are still checked.
-#[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }

@@ -2,11 +2,11 @@
 
 use apimachinery::status::{Result, StatusError};
 use apimachinery::{Value, meta};
-use store::{Compare, Durability, Expect, Op, Outcome, Txn};
+use store::{Compare, Expect, Op, Outcome, Txn};
 
 use super::options::WriteOptions;
 use super::prepare::{self, Moment};
-use super::{body, key_of, managed, render};
+use super::{body, commit, key_of, managed, render};
 use crate::admission::namespace_lifecycle;
 use crate::http::{Body, Response};
 use crate::object::Entry;
@@ -53,7 +53,7 @@ pub async fn insert(
         let name = meta::name(&object).to_owned();
         call.info.name.clone_from(&name);
         let object = prepare::create(server, call, options, moment, object, manager)?;
-        match commit(server, call, options, moment, &name, object).await? {
+        match add(server, call, options, moment, &name, object).await? {
             Some(stored) => return Ok(stored),
             None if tries > 1 => tries -= 1,
             None => return Err(StatusError::already_exists(&call.row.group_resource(), &name)),
@@ -62,7 +62,7 @@ pub async fn insert(
 }
 
 /// Writes `object` unless its name is taken. `None`: it is. Claims that lose a race are made anew.
-async fn commit(
+async fn add(
     server: &ApiServer,
     call: &Call,
     options: &WriteOptions,
@@ -71,33 +71,21 @@ async fn commit(
     mut object: Value,
 ) -> Result<Option<Stored>> {
     let key = key_of(call, name);
-    let claimant = server.strategies.get(&call.row).filter(|_| server.strategies.traits(&call.row).claims);
+    let claims_anything = server.strategies.get(&call.row).is_some_and(|strategy| strategy.allocator().is_some());
     let mut moment = moment;
     for _ in 0..super::update::MAX_TRIES {
         if server.view.store().get(&key).is_some() {
             return Ok(None);
         }
-        let (next, claims) = match claimant {
-            Some(strategy) => {
-                let mut next = object.clone();
-                let claims = strategy.allocate(&prepare::context(server, call, moment), Some(&mut next), None)?;
-                (next, claims)
-            }
-            None => (std::mem::take(&mut object), Vec::new()),
-        };
+        // Only what may lose a claim is needed again.
+        let mut next = if claims_anything { object.clone() } else { std::mem::take(&mut object) };
+        let claims = commit::claims(server, call, moment, Some(&mut next), None)?;
         if options.dry_run {
             return Ok(Some(Stored::Dry(next)));
         }
         let stored = crate::strategy::convert::to_storage(&call.row, next);
-        let mut txn = Txn {
-            compares: vec![Compare { key: key.clone(), expect: Expect::Absent }],
-            ops: vec![Op::Put { key: key.clone(), value: super::encoded(&stored)? }],
-            durability: durability(server, call),
-        };
-        for (compare, op) in claims {
-            txn.compares.extend(compare);
-            txn.ops.push(op);
-        }
+        let put = Op::Put { key: key.clone(), value: super::encoded(&stored)? };
+        let txn = commit::transaction(server, call, Expect::Absent, put, claims);
         match commit_at_home(server, call, name, txn).await? {
             Attempt::Stored(entry) => return Ok(Some(Stored::Entry(entry))),
             Attempt::Taken => return Ok(None),
@@ -148,9 +136,4 @@ async fn commit_at_home(server: &ApiServer, call: &Call, name: &str, txn: Txn) -
 
 fn too_many_changes() -> StatusError {
     StatusError::unavailable("too many concurrent changes, please try again")
-}
-
-/// What may be lost with the machine's power, but not with the process.
-pub fn durability(server: &ApiServer, call: &Call) -> Durability {
-    if server.strategies.traits(&call.row).volatile { Durability::Relaxed } else { Durability::Synced }
 }

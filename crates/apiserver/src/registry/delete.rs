@@ -6,19 +6,18 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use http::header;
 use serde::Deserialize;
 use serde_json::json;
-use store::{Compare, Expect, Op, Outcome, Txn};
 
-use super::create::{Stored, durability};
+use super::create::Stored;
 use super::meta::timestamp;
-use super::prepare::{self, Moment};
-use super::{filter, key_of, render};
+use super::prepare::{self, Attributes, Moment};
+use super::{commit, filter, render};
 use crate::admission::Operation;
 use crate::http::negotiate::body_format;
 use crate::http::query::{Query, dry_run};
 use crate::http::{Body, Response, respond};
 use crate::object::{Entry, encode};
 use crate::server::{ApiServer, Call, collect};
-use crate::strategy::Strategy;
+use crate::strategy::{Strategy, convert};
 
 /// The finalizers that the garbage collector acts on.
 const ORPHAN: &str = "orphan";
@@ -166,48 +165,31 @@ pub async fn remove(server: &ApiServer, call: &mut Call, options: &DeleteOptions
     for _ in 0..super::update::MAX_TRIES {
         let moment = Moment::take();
         let entry = super::current(server, call)?;
-        let old = crate::strategy::convert::from_storage(&call.row, entry.value.value());
+        let old = convert::from_storage(&call.row, entry.value.value());
         check_preconditions(call, options, &old)?;
-        admit(server, call, dry, moment, &old)?;
-        let strategy = server.strategies.get(&call.row);
+        let attributes = Attributes { operation: Operation::Delete, subresource: "", dry_run: dry, moment };
+        attributes.decide(server, call, &mut Value::Null, Some(&old))?;
         let mut claims = Vec::new();
         let mut last = old.clone();
-        if let (Some(strategy), Cause::Eviction) = (strategy, cause) {
+        if let (Some(strategy), Cause::Eviction) = (server.strategies.get(&call.row), cause) {
             let eviction = strategy.evict(&prepare::context(server, call, moment), &old)?;
             (last, claims) = (eviction.object, eviction.claims);
         }
         let next = plan(server, call, options, moment.now, last);
-        if let (Some(strategy), None) = (strategy, &next) {
-            claims.extend(strategy.allocate(&prepare::context(server, call, moment), None, Some(&old))?);
+        if next.is_none() {
+            claims.extend(commit::claims(server, call, moment, None, Some(&old))?);
         }
         if dry {
             return Ok(Removed::Marked(Stored::Dry(next.unwrap_or(old))));
         }
-        let key = key_of(call, &call.info.name);
-        let gone = next.is_none();
-        let op = match next {
-            None => Op::Delete { key: key.clone() },
-            Some(next) if next == old => return Ok(Removed::Marked(Stored::Entry(entry))),
-            Some(next) => {
-                let stored = crate::strategy::convert::to_storage(&call.row, next);
-                Op::Put { key: key.clone(), value: encode(&stored) }
-            }
-        };
-        let mut txn = Txn {
-            compares: vec![Compare { key, expect: Expect::ModRevision(entry.mod_revision) }],
-            ops: vec![op],
-            durability: durability(server, call),
-        };
-        for (compare, op) in claims {
-            txn.compares.extend(compare);
-            txn.ops.push(op);
+        if next.as_ref() == Some(&old) {
+            return Ok(Removed::Marked(Stored::Entry(entry)));
         }
-        match server.view.store().commit(txn).await.map_err(crate::error::from_store)? {
-            Outcome::Committed { entries, .. } => {
-                let last = entries.into_iter().next().flatten().unwrap_or(entry);
-                return Ok(if gone { Removed::Gone(last) } else { Removed::Marked(Stored::Entry(last)) });
-            }
-            Outcome::Failed { .. } => {}
+        let gone = next.is_none();
+        // However large it has become, it can be deleted.
+        let next = next.map(|next| encode(&convert::to_storage(&call.row, next)));
+        if let Some(last) = commit::replace(server, call, &entry, next, claims).await? {
+            return Ok(if gone { Removed::Gone(last) } else { Removed::Marked(Stored::Entry(last)) });
         }
     }
     Err(StatusError::modified(&call.row.group_resource(), &call.info.name))
@@ -230,13 +212,6 @@ fn check_preconditions(call: &Call, options: &DeleteOptions, old: &Value) -> Res
         return conflict("ResourceVersion", version, meta::resource_version(old));
     }
     Ok(())
-}
-
-fn admit(server: &ApiServer, call: &mut Call, dry_run: bool, moment: Moment, old: &Value) -> Result<()> {
-    let options = super::options::WriteOptions { dry_run, ..super::options::WriteOptions::of(call)? };
-    let mut none = Value::Null;
-    prepare::admit(server, call, &options, moment, Operation::Delete, "", &mut none, Some(old))?;
-    prepare::check(server, call, &options, moment, Operation::Delete, "", &mut none, Some(old))
 }
 
 /// The time that an object has left after a delete (`rest.BeforeDelete`).
@@ -336,7 +311,7 @@ pub async fn delete_collection(server: &ApiServer, call: Call, sent: Body) -> Re
 async fn remove_listed(server: &ApiServer, mut call: Call, options: &DeleteOptions) -> Result<Option<Value>> {
     match remove(server, &mut call, options, Cause::Delete).await {
         Ok(Removed::Gone(last) | Removed::Marked(Stored::Entry(last))) => {
-            Ok(Some(crate::strategy::convert::from_storage(&call.row, last.value.value())))
+            Ok(Some(convert::from_storage(&call.row, last.value.value())))
         }
         Ok(Removed::Marked(Stored::Dry(object))) => Ok(Some(object)),
         Err(error) if error.code == 404 => Ok(None),

@@ -3,6 +3,7 @@
 //! What is special about a kind comes from its row and its strategy; no code here names one.
 
 mod body;
+mod commit;
 mod create;
 mod delete;
 mod filter;
@@ -97,9 +98,8 @@ pub fn connect_admission(server: &ApiServer, call: &mut Call, operation: crate::
     let options = WriteOptions::of(call)?;
     let moment = prepare::Moment::take();
     let subresource = call.info.subresource.clone();
-    let mut none = apimachinery::Value::Null;
-    prepare::admit(server, call, &options, moment, operation, &subresource, &mut none, None)?;
-    prepare::check(server, call, &options, moment, operation, &subresource, &mut none, None)
+    let attributes = prepare::Attributes { operation, subresource: &subresource, dry_run: options.dry_run, moment };
+    attributes.decide(server, call, &mut apimachinery::Value::Null, None)
 }
 
 /// An update that creates needs the right to create.

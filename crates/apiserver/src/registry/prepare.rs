@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::options::WriteOptions;
 use super::{body, managed};
-use crate::admission::{Operation, Request};
+use crate::admission::{Chain, Operation, Request};
 use crate::server::{ApiServer, Call};
 use crate::strategy::{Context, Part};
 
@@ -42,7 +42,8 @@ pub fn create(
     let row = call.row.clone();
     super::meta::drop_repeated_owners(call, &mut object);
     managed::track(&row, None, &mut object, options, manager, Part::Main, moment.now);
-    admit(server, call, options, moment, Operation::Create, "", &mut object, None)?;
+    let attributes = Attributes { operation: Operation::Create, subresource: "", dry_run: options.dry_run, moment };
+    attributes.admit(server, call, &mut object, None)?;
     body::set_defaults(server, &row, &mut object);
     let strategy = server.strategies.get(&row);
     if row.has_status() {
@@ -58,7 +59,7 @@ pub fn create(
     if let Some(strategy) = strategy {
         call.warnings.extend(strategy.warnings(&object, None));
     }
-    check(server, call, options, moment, Operation::Create, "", &mut object, None)?;
+    attributes.validate(server, call, &mut object, None)?;
     Ok(object)
 }
 
@@ -78,8 +79,9 @@ pub fn update(
     super::meta::prepare_update(call, &mut object, old)?;
     super::meta::drop_repeated_owners(call, &mut object);
     managed::track(&row, Some(old), &mut object, options, manager, part, moment.now);
-    let subresource = part.subresource();
-    admit(server, call, options, moment, Operation::Update, subresource, &mut object, Some(old))?;
+    let (operation, subresource) = (Operation::Update, part.subresource());
+    let attributes = Attributes { operation, subresource, dry_run: options.dry_run, moment };
+    attributes.admit(server, call, &mut object, Some(old))?;
     body::set_defaults(server, &row, &mut object);
     keep_other_parts(&row, part, &mut object, old);
     let strategy = server.strategies.get(&row);
@@ -95,7 +97,7 @@ pub fn update(
     if let Some(strategy) = strategy {
         call.warnings.extend(strategy.warnings(&object, Some(old)));
     }
-    check(server, call, options, moment, Operation::Update, subresource, &mut object, Some(old))?;
+    attributes.validate(server, call, &mut object, Some(old))?;
     Ok(object)
 }
 
@@ -173,69 +175,59 @@ fn validate(
     Err(StatusError::invalid(&row.group_kind(), meta::name(object), &errors))
 }
 
-#[expect(clippy::too_many_arguments, reason = "mirrors admission's attributes")]
-pub fn admit(
-    server: &ApiServer,
-    call: &mut Call,
-    options: &WriteOptions,
-    moment: Moment,
-    operation: Operation,
-    subresource: &str,
-    object: &mut Value,
-    old: Option<&Value>,
-) -> Result<()> {
-    let mut warnings = Vec::new();
-    let mut request =
-        request(server, call, options.dry_run, moment, operation, subresource, object, old, &mut warnings);
-    let outcome = server.admission.admit(&mut request);
-    call.warnings.extend(warnings);
-    outcome
+/// What admission is told of an attempt besides the objects (upstream's `admission.Attributes`).
+#[derive(Clone, Copy)]
+pub struct Attributes<'a> {
+    pub operation: Operation,
+    /// Empty for the object itself.
+    pub subresource: &'a str,
+    pub dry_run: bool,
+    pub moment: Moment,
 }
 
-#[expect(clippy::too_many_arguments, reason = "mirrors admission's attributes")]
-pub fn check(
-    server: &ApiServer,
-    call: &mut Call,
-    options: &WriteOptions,
-    moment: Moment,
-    operation: Operation,
-    subresource: &str,
-    object: &mut Value,
-    old: Option<&Value>,
-) -> Result<()> {
-    let mut warnings = Vec::new();
-    let mut request =
-        request(server, call, options.dry_run, moment, operation, subresource, object, old, &mut warnings);
-    let outcome = server.admission.validate(&mut request);
-    call.warnings.extend(warnings);
-    outcome
-}
+impl Attributes<'_> {
+    /// Lets the plugins change the object.
+    pub fn admit(self, server: &ApiServer, call: &mut Call, object: &mut Value, old: Option<&Value>) -> Result<()> {
+        self.ask(server, call, object, old, Chain::admit)
+    }
 
-#[expect(clippy::too_many_arguments, reason = "mirrors admission's attributes")]
-fn request<'a>(
-    server: &'a ApiServer,
-    call: &'a Call,
-    dry_run: bool,
-    moment: Moment,
-    operation: Operation,
-    subresource: &'a str,
-    object: &'a mut Value,
-    old: Option<&'a Value>,
-    warnings: &'a mut Vec<String>,
-) -> Request<'a> {
-    Request {
-        operation,
-        user: &call.user,
-        row: &call.row,
-        subresource,
-        namespace: &call.info.namespace,
-        name: &call.info.name,
-        object,
-        old,
-        dry_run,
-        now: moment.now,
-        seed: moment.seed,
-        view: &server.view,
-        warnings,
+    /// Lets the plugins refuse the object as it will be stored.
+    pub fn validate(self, server: &ApiServer, call: &mut Call, object: &mut Value, old: Option<&Value>) -> Result<()> {
+        self.ask(server, call, object, old, Chain::validate)
+    }
+
+    /// Both, where nothing happens in between.
+    pub fn decide(self, server: &ApiServer, call: &mut Call, object: &mut Value, old: Option<&Value>) -> Result<()> {
+        self.admit(server, call, object, old)?;
+        self.validate(server, call, object, old)
+    }
+
+    fn ask(
+        self,
+        server: &ApiServer,
+        call: &mut Call,
+        object: &mut Value,
+        old: Option<&Value>,
+        question: fn(&Chain, &mut Request<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let mut warnings = Vec::new();
+        let mut request = Request {
+            operation: self.operation,
+            user: &call.user,
+            row: &call.row,
+            subresource: self.subresource,
+            namespace: &call.info.namespace,
+            name: &call.info.name,
+            object,
+            old,
+            dry_run: self.dry_run,
+            now: self.moment.now,
+            seed: self.moment.seed,
+            view: &server.view,
+            warnings: &mut warnings,
+        };
+        let outcome = question(&server.admission, &mut request);
+        call.warnings.extend(warnings);
+        outcome
     }
 }

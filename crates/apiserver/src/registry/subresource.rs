@@ -9,7 +9,7 @@ use super::create::Stored;
 use super::delete::{self, Cause};
 use super::managed::Change;
 use super::options::WriteOptions;
-use super::prepare::{self, Moment};
+use super::prepare::{self, Attributes, Moment};
 use super::{body, current, scale, update};
 use crate::admission::Operation;
 use crate::http::{Body, Response, respond};
@@ -57,8 +57,9 @@ async fn post(server: &ApiServer, call: &mut Call, sent: Value) -> Result<Respon
     let moment = Moment::take();
     let old = current(server, call)?.value.value();
     let mut sent = sent;
-    prepare::admit(server, call, &options, moment, Operation::Create, &subresource, &mut sent, Some(&old))?;
-    prepare::check(server, call, &options, moment, Operation::Create, &subresource, &mut sent, Some(&old))?;
+    let operation = Operation::Create;
+    let attributes = Attributes { operation, subresource: &subresource, dry_run: options.dry_run, moment };
+    attributes.decide(server, call, &mut sent, Some(&old))?;
     let posted = strategy.post(&prepare::context(server, call, moment), &subresource, &old, &sent)?;
     match posted {
         Posted::Answer(value) => Ok(respond::value(201, call.accepted.encoding, &value)),
@@ -90,7 +91,8 @@ pub fn answer(server: &ApiServer, mut call: Call, object: Value) -> Result<Respo
     let options = WriteOptions::of(&call)?;
     let moment = Moment::take();
     let mut object = object;
-    prepare::admit(server, &mut call, &options, moment, Operation::Create, "", &mut object, None)?;
+    let attributes = Attributes { operation: Operation::Create, subresource: "", dry_run: options.dry_run, moment };
+    attributes.admit(server, &mut call, &mut object, None)?;
     let answer = strategy.answer(&prepare::context(server, &call, moment), &object)?;
     super::render::value(server, &call, 201, &answer)
 }

@@ -2,16 +2,15 @@
 
 use apimachinery::status::{Result, StatusError};
 use apimachinery::{Value, meta};
-use store::{Compare, Expect, Op, Outcome, Txn};
 
-use super::create::{Stored, durability};
+use super::create::Stored;
 use super::options::WriteOptions;
 use super::prepare::{self, Moment};
-use super::{body, create, find, key_of, managed, render};
+use super::{body, commit, create, find, managed, render};
 use crate::http::{Body, Response};
 use crate::object::Entry;
 use crate::server::{ApiServer, Call};
-use crate::strategy::Part;
+use crate::strategy::{Part, convert};
 
 /// Tries against concurrent writers before giving up.
 pub const MAX_TRIES: usize = 64;
@@ -77,7 +76,7 @@ where
     for _ in 0..MAX_TRIES {
         let moment = Moment::take();
         let entry = super::current(server, call)?;
-        let old = crate::strategy::convert::from_storage(&call.row, entry.value.value());
+        let old = convert::from_storage(&call.row, entry.value.value());
         let (object, manager) = make(call, &old)?;
         let version = meta::resource_version(&object);
         if !version.is_empty() && version != meta::resource_version(&old) {
@@ -107,13 +106,8 @@ async fn swap(
 ) -> Result<Option<Stored>> {
     let strategy = server.strategies.get(&call.row);
     let gone = released(&next) && !strategy.is_some_and(|s| s.holds_deletion(&next));
-    let claims = match strategy {
-        Some(strategy) => {
-            let wanted = if gone { None } else { Some(&mut next) };
-            strategy.allocate(&prepare::context(server, call, moment), wanted, Some(old))?
-        }
-        None => Vec::new(),
-    };
+    let wanted = if gone { None } else { Some(&mut next) };
+    let claims = commit::claims(server, call, moment, wanted, Some(old))?;
     if !gone {
         // Compared without the version, which only a commit gives.
         let version = meta::remove(&mut next, "resourceVersion");
@@ -130,29 +124,8 @@ async fn swap(
     } else if options.dry_run {
         return Ok(Some(Stored::Dry(next)));
     }
-    let key = key_of(call, &call.info.name);
-    let op = if gone {
-        Op::Delete { key: key.clone() }
-    } else {
-        let stored = crate::strategy::convert::to_storage(&call.row, next);
-        Op::Put { key: key.clone(), value: super::encoded(&stored)? }
-    };
-    let mut txn = Txn {
-        compares: vec![Compare { key, expect: Expect::ModRevision(entry.mod_revision) }],
-        ops: vec![op],
-        durability: durability(server, call),
-    };
-    for (compare, op) in claims {
-        txn.compares.extend(compare);
-        txn.ops.push(op);
-    }
-    match server.view.store().commit(txn).await.map_err(crate::error::from_store)? {
-        Outcome::Committed { entries, .. } => {
-            let entry = entries.into_iter().next().flatten();
-            entry.map(|e| Some(Stored::Entry(e))).ok_or_else(|| StatusError::internal("commit left no entry"))
-        }
-        Outcome::Failed { .. } => Ok(None),
-    }
+    let next = if gone { None } else { Some(super::encoded(&convert::to_storage(&call.row, next))?) };
+    Ok(commit::replace(server, call, entry, next, claims).await?.map(Stored::Entry))
 }
 
 /// An object marked for deletion goes when its last finalizer does and no grace is left.

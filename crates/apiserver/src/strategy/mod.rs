@@ -115,6 +115,13 @@ pub struct Eviction {
     pub claims: Vec<Claim>,
 }
 
+/// Claims shared names (cluster IPs, node ports) in the transaction that writes an object.
+pub trait Allocator: Send + Sync {
+    /// What to compare and write besides the object; may complete the object. Called again on a lost race. `object` is `None`
+    /// when the object goes away.
+    fn claims(&self, cx: &Context<'_>, object: Option<&mut Value>, old: Option<&Value>) -> Result<Vec<Claim>>;
+}
+
 pub trait Strategy: Send + Sync {
     /// Defaults that depend on other fields; schema defaults are set already.
     fn default(&self, _object: &mut Value) {}
@@ -144,10 +151,9 @@ pub trait Strategy: Send + Sync {
         Vec::new()
     }
 
-    /// Claims shared names (cluster IPs, node ports) in the same transaction: what to compare and write besides the object.
-    /// Called again on a lost race. `object` is `None` when the object goes away.
-    fn allocate(&self, _cx: &Context<'_>, _object: Option<&mut Value>, _old: Option<&Value>) -> Result<Vec<Claim>> {
-        Ok(Vec::new())
+    /// What claims the names that objects of this kind share with others, if they share any.
+    fn allocator(&self) -> Option<&dyn Allocator> {
+        None
     }
 
     /// Seconds of graceful deletion: `Some` keeps the object with a deletion timestamp until its owner (a kubelet) deletes it

@@ -15,8 +15,6 @@ pub struct Traits {
     pub created_by_update: bool,
     /// PUT must name the version it started from (not `AllowUnconditionalUpdate`).
     pub update_names_version: bool,
-    /// Writes claim what others may want at the same time: addresses, ports ([`super::Strategy::allocate`]).
-    pub claims: bool,
 }
 
 const NONE: Traits = Traits {
@@ -26,7 +24,6 @@ const NONE: Traits = Traits {
     orphans_dependants: false,
     created_by_update: false,
     update_names_version: false,
-    claims: false,
 };
 const COUNTED: Traits = Traits { counts_generation: true, ..NONE };
 const COUNTED_PINNED: Traits = Traits { update_names_version: true, ..COUNTED };
@@ -61,7 +58,7 @@ pub const TABLE: &[(&str, &str, Traits)] = &[
     ("", "replicationcontrollers", COUNTED_ORPHANING),
     ("", "resourcequotas", ANSWERED),
     ("", "serviceaccounts", ANSWERED),
-    ("", "services", Traits { answers_deleted_object: true, claims: true, ..UPSERTED }),
+    ("", "services", Traits { answers_deleted_object: true, ..UPSERTED }),
     ("apps", "daemonsets", COUNTED),
     ("apps", "deployments", COUNTED),
     ("apps", "replicasets", COUNTED),

@@ -7,11 +7,10 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::server::{ResolvesServerCert, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
+use serving::Limits;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::Server;
 use super::auth::Certified;
@@ -44,44 +43,25 @@ pub fn tls(
 pub async fn run(server: Arc<Server>, listener: TcpListener, tls: Arc<ServerConfig>, shutdown: CancellationToken) {
     let mut tls = ServerConfig::clone(&tls);
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-    let acceptor = TlsAcceptor::from(Arc::new(tls));
-    let connections = TaskTracker::new();
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let next = || async {
-        let slot = slots.clone().acquire_owned().await;
-        (slot, listener.accept().await)
-    };
-    while let Some((slot, accepted)) = shutdown.run_until_cancelled(next()).await {
-        match accepted {
-            Ok((tcp, _)) => {
-                let (server, acceptor, shutdown) = (server.clone(), acceptor.clone(), shutdown.clone());
-                connections.spawn(async move {
-                    let _slot = slot;
-                    if let Err(error) = connection(server, acceptor, tcp, shutdown).await {
-                        tracing::debug!(%error, "kubelet server: connection ended");
-                    }
-                });
-            }
-            // Out of file descriptors, say: others must end first.
-            Err(error) => {
-                tracing::warn!(%error, "kubelet server: cannot accept");
-                tokio::time::sleep(Duration::from_millis(100)).await;
+    let limits = Limits { connections: MAX_CONNECTIONS, handshake: PATIENCE };
+    let stop = shutdown.clone();
+    let serve = move |stream| {
+        let work = connection(server.clone(), stream, stop.clone());
+        async move {
+            if let Err(error) = work.await {
+                tracing::debug!(%error, "kubelet server: connection ended");
             }
         }
-    }
-    connections.close();
-    // What streams on is cut off with the process.
-    let _ = tokio::time::timeout(DRAIN, connections.wait()).await;
+    };
+    let connections = serving::accept(listener, Arc::new(tls), limits, shutdown, serve).await;
+    serving::drain(connections, DRAIN).await;
 }
 
 async fn connection(
     server: Arc<Server>,
-    acceptor: TlsAcceptor,
-    tcp: TcpStream,
+    tls: TlsStream<TcpStream>,
     shutdown: CancellationToken,
 ) -> Result<(), super::BoxError> {
-    tcp.set_nodelay(true)?;
-    let tls = tokio::time::timeout(PATIENCE, acceptor.accept(tcp)).await??;
     let certificates = tls.get_ref().1.peer_certificates();
     let leaf = certificates.and_then(|chain| chain.first());
     let certified = leaf.and_then(|leaf| Certified::from_certificate(leaf)).map(Arc::new);

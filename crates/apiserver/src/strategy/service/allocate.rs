@@ -12,7 +12,7 @@ use serde_json::json;
 use store::{Compare, Expect, Op};
 
 use super::super::common::items;
-use super::super::{Claim, Context};
+use super::super::{Allocator, Claim, Context};
 use super::{NONE, cluster_ip, has_node_ports, kind_of, needs_health_check, node_port};
 use crate::object::encode;
 use crate::view::key;
@@ -22,16 +22,21 @@ const PORT_PREFIX: &str = "ranges/servicenodeports";
 /// Random tries before the range is searched in order.
 const LUCKY_TRIES: u64 = 16;
 
-/// Completes `object` with what it needs and answers with the writes that claim it, and that free what only `old` held.
-pub fn claims(cx: &Context<'_>, object: Option<&mut Value>, old: Option<&Value>) -> Result<Vec<Claim>> {
-    let mut claims = Vec::new();
-    let mut held = Held::default();
-    if let Some(object) = object {
-        claim_ip(cx, object, old, &mut held, &mut claims)?;
-        claim_ports(cx, object, old, &mut held, &mut claims)?;
+/// Cluster IPs and node ports.
+pub struct Addresses;
+
+impl Allocator for Addresses {
+    /// Completes `object` with what it needs and answers with the writes that claim it, and that free what only `old` held.
+    fn claims(&self, cx: &Context<'_>, object: Option<&mut Value>, old: Option<&Value>) -> Result<Vec<Claim>> {
+        let mut claims = Vec::new();
+        let mut held = Held::default();
+        if let Some(object) = object {
+            claim_ip(cx, object, old, &mut held, &mut claims)?;
+            claim_ports(cx, object, old, &mut held, &mut claims)?;
+        }
+        release(old, &held, &mut claims);
+        Ok(claims)
     }
-    release(old, &held, &mut claims);
-    Ok(claims)
 }
 
 /// What the new state holds, so that a release does not give it away.

@@ -11,7 +11,7 @@ use apimachinery::{Value, meta, names};
 use serde_json::json;
 
 use super::common::{items, items_mut, set_default};
-use super::{Claim, Context, Family, Part, Strategy};
+use super::{Allocator, Context, Family, Part, Strategy};
 
 pub fn strategies() -> Family {
     vec![("", "services", Arc::new(Services))]
@@ -74,8 +74,8 @@ impl Strategy for Services {
         errors
     }
 
-    fn allocate(&self, cx: &Context<'_>, object: Option<&mut Value>, old: Option<&Value>) -> Result<Vec<Claim>> {
-        allocate::claims(cx, object, old)
+    fn allocator(&self) -> Option<&dyn Allocator> {
+        Some(&allocate::Addresses)
     }
 
     fn validate_name(&self, name: &str) -> Vec<String> {

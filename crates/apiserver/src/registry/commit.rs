@@ -1,0 +1,66 @@
+//! The one way in which an object's next state gets into the store: with the claims that go with it, and only over the state that
+//! it was made from.
+
+use apimachinery::Value;
+use apimachinery::status::Result;
+use bytes::Bytes;
+use store::{Compare, Durability, Expect, Op, Outcome, Txn};
+
+use super::key_of;
+use super::prepare::{self, Moment};
+use crate::object::Entry;
+use crate::server::{ApiServer, Call};
+use crate::strategy::Claim;
+
+/// What the kind claims for the next state of an object (none: it goes away).
+pub fn claims(
+    server: &ApiServer,
+    call: &Call,
+    moment: Moment,
+    next: Option<&mut Value>,
+    old: Option<&Value>,
+) -> Result<Vec<Claim>> {
+    match server.strategies.get(&call.row).and_then(|strategy| strategy.allocator()) {
+        Some(allocator) => allocator.claims(&prepare::context(server, call, moment), next, old),
+        None => Ok(Vec::new()),
+    }
+}
+
+/// `op` on an object, if its key is as expected and nobody has taken what is claimed. The object's entry is the first.
+pub fn transaction(server: &ApiServer, call: &Call, expect: Expect, op: Op, claims: Vec<Claim>) -> Txn {
+    let key = match &op {
+        Op::Put { key, .. } | Op::Delete { key } => key.clone(),
+    };
+    // What may be lost with the machine's power, but not with the process.
+    let volatile = server.strategies.traits(&call.row).volatile;
+    let durability = if volatile { Durability::Relaxed } else { Durability::Synced };
+    let mut txn = Txn { compares: vec![Compare { key, expect }], ops: vec![op], durability };
+    for (compare, op) in claims {
+        txn.compares.extend(compare);
+        txn.ops.push(op);
+    }
+    txn
+}
+
+/// Puts the encoded object `next` in the place of `entry`, or nothing where it goes away. Returns the new entry or the last one;
+/// none if somebody else was quicker.
+pub async fn replace(
+    server: &ApiServer,
+    call: &Call,
+    entry: &Entry,
+    next: Option<Bytes>,
+    claims: Vec<Claim>,
+) -> Result<Option<Entry>> {
+    let key = key_of(call, &call.info.name);
+    let op = match next {
+        Some(value) => Op::Put { key, value },
+        None => Op::Delete { key },
+    };
+    let txn = transaction(server, call, Expect::ModRevision(entry.mod_revision), op, claims);
+    match server.view.store().commit(txn).await.map_err(crate::error::from_store)? {
+        Outcome::Committed { entries, .. } => {
+            Ok(Some(entries.into_iter().next().flatten().unwrap_or_else(|| entry.clone())))
+        }
+        Outcome::Failed { .. } => Ok(None),
+    }
+}
