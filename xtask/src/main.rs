@@ -23,8 +23,8 @@ tasks:
   layers              check the arrows between crates and the size of files
   e2e [--dev | --binary=FILE] [--keep] [--repeat=N] [filter]
                       a real cluster, real containers, real kubectl: the end-to-end test
-  bench [--kubeconfig FILE] [--only NAME] [--record] [flags]
-                      the speed table, on a server of its own or on that of a kubeconfig; `--help` has the other flags";
+  bench [--kubeconfig FILE | --binary=FILE] [--only NAME] [--record] [flags]
+                      the speed table, on a server and a node of its own or on that of a kubeconfig; `--help` has the other flags";
 
 fn main() -> ExitCode {
     match run() {

@@ -4,15 +4,17 @@
 //! Must not know: our server's crates. It speaks HTTP only, and looks at the server's process from outside.
 
 mod client;
+mod events;
 mod kubeconfig;
 mod load;
+mod node;
 mod objects;
 mod process;
 mod report;
 mod rows;
 mod server;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
@@ -35,6 +37,12 @@ struct Args {
     /// Process whose CPU and memory are counted; may be repeated [default: who listens on the server's port]
     #[arg(long, value_name = "PID")]
     pid: Vec<u32>,
+    /// Measure a node that has busybox's image, with the cluster of the kubeconfig, instead of the API server
+    #[arg(long)]
+    node: bool,
+    /// Run this program, which starts a server in the background that writes the kubeconfig, and measure the time until its node is ready
+    #[arg(long, value_name = "PROGRAM")]
+    start: Option<PathBuf>,
     /// Run only rows whose name contains this; may be repeated. What they need is prepared anyway
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
@@ -73,15 +81,7 @@ async fn main() -> Result<()> {
     rustls::crypto::ring::default_provider().install_default().ok();
     let mut report = Report::default();
     match (&args.kubeconfig, &args.binary) {
-        (Some(file), _) => {
-            let target = Target::new(&kubeconfig::read(file)?, args.protocol())?;
-            let process = if args.pid.is_empty() {
-                Process::listening_on(target.port()).into_iter().collect()
-            } else {
-                args.pid.iter().copied().map(Process::of).collect()
-            };
-            throughput(&args, target, process, &mut report).await?;
-        }
+        (Some(file), _) => foreign(&args, file, &mut report).await?,
         (None, Some(binary)) => own(&args, binary.clone(), &mut report).await?,
         (None, None) => bail!("--kubeconfig or --binary: say what to measure"),
     }
@@ -89,6 +89,41 @@ async fn main() -> Result<()> {
         report.record(file).with_context(|| format!("cannot write {}", file.display()))?;
     }
     Ok(())
+}
+
+/// Measures what a kubeconfig leads to.
+async fn foreign(args: &Args, file: &Path, report: &mut Report) -> Result<()> {
+    if let Some(program) = &args.start {
+        report.add(node::ready(program, file, args.protocol()).await?);
+        return Ok(());
+    }
+    let target = Target::new(&kubeconfig::read(file)?, args.protocol())?;
+    let processes = if args.pid.is_empty() {
+        Process::listening_on(target.port()).into_iter().collect()
+    } else {
+        args.pid.iter().copied().map(Process::of).collect()
+    };
+    if args.node {
+        return node(args, target, processes, report).await;
+    }
+    throughput(args, target, processes, report).await
+}
+
+async fn node(args: &Args, target: Target, processes: Vec<Process>, report: &mut Report) -> Result<()> {
+    let bench = Bench::new(target, processes, args.concurrency, args.pods);
+    if args.wants("node idle") {
+        report.add(bench.node_idle().await);
+    }
+    bench.prepare().await?;
+    if args.wants("node pod start") || args.wants("node pod stop") {
+        for row in bench.node_pods().await? {
+            report.add(row);
+        }
+    }
+    if args.wants("node 30 pods") {
+        report.add(bench.node_burst().await?);
+    }
+    bench.clean_up().await
 }
 
 /// Starts servers of our own: a whole control plane for start-up and memory, the API server alone for what is counted per request.

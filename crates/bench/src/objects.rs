@@ -58,6 +58,29 @@ fn web() -> Value {
     })
 }
 
+fn short_lived_name(index: usize) -> String {
+    format!("short-lived-{index:03}")
+}
+
+pub fn short_lived_path(index: usize) -> String {
+    format!("{}/{}", pods(), short_lived_name(index))
+}
+
+/// A pod that runs until it is told to end, and then ends at once. Its image has to be on the node.
+pub fn short_lived(index: usize) -> Bytes {
+    let script = "trap 'exit 0' TERM; sleep 1000000 & wait";
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": short_lived_name(index), "namespace": NAMESPACE},
+        "spec": {"containers": [{
+            "name": "main", "image": "docker.io/library/busybox:1", "imagePullPolicy": "IfNotPresent",
+            "command": ["sh", "-c", script],
+        }]},
+    })
+    .to_string()
+    .into()
+}
+
 /// Changes one annotation, so that no two states of a pod are the same.
 pub fn pod_patch(round: usize) -> String {
     json!({"metadata": {"annotations": {"bench/round": round.to_string()}}}).to_string()

@@ -29,8 +29,8 @@ const WATCH_LIMIT: Duration = Duration::from_secs(120);
 
 /// Processor time and memory of the server at one moment.
 #[derive(Clone, Copy)]
-struct Reading {
-    cpu: Duration,
+pub struct Reading {
+    pub cpu: Duration,
     rss_kib: u64,
 }
 
@@ -61,7 +61,11 @@ impl Bench {
         Bench { target, processes, concurrency, pods, round: 0 }
     }
 
-    fn read(&self) -> Reading {
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    pub fn read(&self) -> Reading {
         Reading {
             cpu: self.processes.iter().map(|p| p.cpu()).sum(),
             rss_kib: self.processes.iter().map(|p| p.rss_kib()).sum(),
@@ -70,12 +74,18 @@ impl Bench {
 
     /// Memory of a server that has nothing to do, and the processor time that this costs.
     pub async fn idle(&self) -> Row {
+        self.idle_for("idle memory", 2 * SETTLE).await
+    }
+
+    /// As operations count seconds, so that the row's processor time is that of 1,000 seconds of nothing.
+    pub async fn idle_for(&self, name: &str, time: Duration) -> Row {
         tokio::time::sleep(SETTLE).await;
         let before = self.read();
-        tokio::time::sleep(2 * SETTLE).await;
-        let after = self.read();
-        let used = after.cpu.saturating_sub(before.cpu);
-        self.memory_row("idle memory", before, format!("{used:?} of processor time in {:?}", 2 * SETTLE))
+        tokio::time::sleep(time).await;
+        let used = self.read().cpu.saturating_sub(before.cpu);
+        let note = format!("{used:?} of processor time in {time:?}");
+        let cpu = (!self.processes.is_empty()).then(|| used.as_secs_f64() * 1000.0 / time.as_secs_f64());
+        Row { cpu_per_1000: cpu, ..self.memory_row(name, before, note) }
     }
 
     /// Memory after a load has gone.
@@ -95,7 +105,7 @@ impl Bench {
         }
     }
 
-    fn row(&self, name: &str, before: Reading, done: &Done, operations: usize, note: String) -> Row {
+    pub fn row(&self, name: &str, before: Reading, done: &Done, operations: usize, note: String) -> Row {
         let after = self.read();
         let percentile = |part: f64| done.latencies.get((done.latencies.len() as f64 * part) as usize).copied();
         let cpu = after.cpu.saturating_sub(before.cpu).as_secs_f64();

@@ -25,16 +25,39 @@ pub struct Cluster {
 impl Cluster {
     /// Starts from nothing: whatever an earlier run left in `work` goes first.
     pub fn start(binary: &Path, work: &Path, kubectl: &Path) -> Result<Self> {
-        let cluster = Cluster { work: work.to_owned(), kubectl: kubectl.to_owned() };
-        cluster.stop();
-        let _ = fs::remove_dir_all(work);
-        fs::create_dir_all(work)?;
-        cluster.write_scripts(binary)?;
+        let cluster = Cluster::prepare(binary, work, kubectl)?;
         let started = Instant::now();
         run(&mut cluster.script("cluster-start"))?;
         cluster.wait_ready(started)?;
         cluster.load_images()?;
         Ok(cluster)
+    }
+
+    /// As `start`, but nothing runs yet: whoever measures the start does it with [`Cluster::starter`].
+    pub fn prepare(binary: &Path, work: &Path, kubectl: &Path) -> Result<Self> {
+        let cluster = Cluster { work: work.to_owned(), kubectl: kubectl.to_owned() };
+        cluster.stop();
+        let _ = fs::remove_dir_all(work);
+        fs::create_dir_all(work)?;
+        cluster.write_scripts(binary)?;
+        Ok(cluster)
+    }
+
+    /// The program that starts the server in the background.
+    pub fn starter(&self) -> PathBuf {
+        self.bin().join("cluster-start")
+    }
+
+    /// The administrator's, which the server writes.
+    pub fn admin(&self) -> PathBuf {
+        self.data().join("kubeconfig.yaml")
+    }
+
+    /// Server and containerd.
+    pub fn pids(&self) -> Result<Vec<String>> {
+        let files = [self.work.join("server.pid"), self.data().join("containerd/state/containerd.pid")];
+        let read = |file: &PathBuf| fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()));
+        files.iter().map(|file| Ok(read(file)?.trim().to_owned())).collect()
     }
 
     fn data(&self) -> PathBuf {
@@ -96,7 +119,8 @@ impl Cluster {
         Ok(())
     }
 
-    fn load_images(&self) -> Result<()> {
+    /// Imports the images of tests.
+    pub fn load_images(&self) -> Result<()> {
         let socket = self.socket();
         for tar in image::write_all(&image::test_images()?, &self.work.join("images"))? {
             let mut ctr = Command::new("ctr");
@@ -224,7 +248,8 @@ impl Cluster {
 /// Kills every server, containerd and shim that was started on `folder` (each names it on its command line), and with the shims
 /// their containers, which would live on otherwise.
 fn kill_with_descendants(folder: &str) {
-    let processes: Vec<(i32, i32, String)> = fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(process).collect();
+    let processes: Vec<(i32, i32, String)> =
+        fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(process).collect();
     let mut doomed: Vec<i32> = processes
         .iter()
         .filter(|(_, _, command)| {
@@ -235,8 +260,11 @@ fn kill_with_descendants(folder: &str) {
     let mut at = 0;
     while at < doomed.len() {
         let parent = doomed[at];
-        let children: Vec<i32> =
-            processes.iter().filter(|(pid, of, _)| *of == parent && !doomed.contains(pid)).map(|(pid, _, _)| *pid).collect();
+        let children: Vec<i32> = processes
+            .iter()
+            .filter(|(pid, of, _)| *of == parent && !doomed.contains(pid))
+            .map(|(pid, _, _)| *pid)
+            .collect();
         doomed.extend(children);
         at += 1;
     }
@@ -252,6 +280,7 @@ fn process(entry: fs::DirEntry) -> Option<(i32, i32, String)> {
     let status = fs::read_to_string(entry.path().join("status")).ok()?;
     let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()?;
     let command = fs::read(entry.path().join("cmdline")).ok()?;
-    let words: Vec<String> = command.split(|b| *b == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
+    let words: Vec<String> =
+        command.split(|b| *b == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
     Some((pid, parent, words.join(" ")))
 }

@@ -3,7 +3,7 @@
 //! The cluster runs in a network namespace of its own that has no way out, so that nothing it sends can leave the machine. Each
 //! scenario is a shell script under `tests/e2e`, written as a user would type it, and runs in a Kubernetes namespace of its own.
 
-mod cluster;
+pub mod cluster;
 pub mod host;
 
 use std::fs;
