@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 
 /// Each of our crates and which of ours it may depend on.
-const MAY_USE: [(&str, &[&str]); 14] = [
+const MAY_USE: [(&str, &[&str]); 15] = [
     ("apimachinery", &[]),
     ("store", &[]),
     ("streaming", &[]),
@@ -26,6 +26,7 @@ const MAY_USE: [(&str, &[&str]); 14] = [
             "apimachinery",
             "store",
             "streaming",
+            "serving",
             "apiserver",
             "client",
             "controllers",
@@ -36,6 +37,7 @@ const MAY_USE: [(&str, &[&str]); 14] = [
         ],
     ),
     ("bench", &[]),
+    ("conformance", &[]),
     ("xtask", &[]),
 ];
 
