@@ -2,6 +2,7 @@
 
 mod bench;
 mod codegen;
+mod conformance;
 mod e2e;
 mod image;
 mod layers;
@@ -47,6 +48,7 @@ fn run() -> Result<()> {
         "layers" => layers::run(),
         "e2e" => e2e::run(rest),
         "bench" => bench::run(rest),
+        "conformance" => conformance::run(rest),
         _ => bail!("no task {task:?}\n\n{USAGE}"),
     }
 }
