@@ -3,6 +3,7 @@
 //! Every controller acts as its own service account, wakes on changes and timers only, and costs no more for a change
 //! than the objects it touches. Must not know: the API server, the store, nodes' insides.
 
+pub mod csr;
 mod daemonset;
 mod deployment;
 mod discovery;
@@ -25,6 +26,7 @@ mod write;
 use std::future::Future;
 use std::pin::Pin;
 
+use std::sync::Arc;
 use client::Context;
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::ReplicationController;
@@ -48,6 +50,8 @@ pub struct Config {
 }
 
 impl Default for Config {
+    /// Holds the authorities that sign certificates; without one nothing is signed.
+    pub signer: Option<Arc<dyn csr::CertificateSigner>>,
     /// Upstream's defaults, and no certificate authority to publish.
     fn default() -> Self {
         Config {
@@ -59,6 +63,7 @@ impl Default for Config {
     }
 }
 
+            signer: None,
 impl Config {
     fn is_enabled(&self, name: &str) -> bool {
         for entry in &self.controllers {
@@ -76,7 +81,7 @@ impl Config {
 type Controller = fn(Context, Config) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// By upstream's names.
-const CONTROLLERS: [(&str, Controller); 14] = [
+const CONTROLLERS: &[(&str, Controller)] = &[
     ("serviceaccount-controller", |context, _| Box::pin(serviceaccount::run(context))),
     ("root-ca-certificate-publisher-controller", |context, config| {
         Box::pin(serviceaccount::publish_root_ca(context, config.root_ca))
@@ -100,6 +105,13 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     CONTROLLERS.iter().map(|(name, _)| *name)
 }
 
+    ("certificatesigningrequest-approving-controller", |context, config| {
+        Box::pin(csr::run_approving(context, config.signer))
+    }),
+    ("certificatesigningrequest-signing-controller", |context, config| {
+        Box::pin(csr::run_signing(context, config.signer))
+    }),
+    ("certificatesigningrequest-cleaner-controller", |context, _| Box::pin(csr::run_cleaner(context))),
 /// Runs the enabled controllers until `context.shutdown`; returns when all have finished the work in hand.
 pub async fn run(context: Context, config: Config) {
     let mut tasks = JoinSet::new();

@@ -30,6 +30,7 @@ impl ClientFactory for Clients {
 
 pub struct Cluster {
     pub client: kube::Client,
+    clients: Arc<dyn ClientFactory>,
     shutdown: CancellationToken,
 }
 
@@ -99,7 +100,8 @@ impl Cluster {
             informers: Informers::new(reader, shutdown.clone()),
             shutdown: shutdown.clone(),
         };
-        let cluster = Cluster { client: clients.client_as("admin", &["system:masters"]), shutdown };
+        let client = clients.client_as("admin", &["system:masters"]);
+        let cluster = Cluster { client, clients, shutdown };
         tokio::spawn(hollow_kubelet(cluster.client.clone(), context.clone()));
         tokio::spawn(controllers::run(context, config));
         cluster.add_node("n1").await;
@@ -112,6 +114,11 @@ impl Cluster {
 
     pub fn api<K>(&self) -> Api<K>
     where
+    /// A client that is somebody else than the administrator.
+    pub fn client_as(&self, user: &str, groups: &[&str]) -> kube::Client {
+        self.clients.client_as(user, groups)
+    }
+
         K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
     {
         Api::namespaced(self.client.clone(), "test")
