@@ -10,6 +10,7 @@ mod container;
 mod dns;
 pub mod error;
 mod gc;
+pub mod hollow;
 mod hosts;
 mod images;
 mod logs;
