@@ -12,6 +12,7 @@ mod error;
 #[cfg(test)]
 mod fixture;
 mod garbage;
+mod job;
 mod namespace;
 mod node;
 mod owner;
@@ -94,6 +95,8 @@ const CONTROLLERS: &[(&str, Controller)] = &[
     ("endpointslice-controller", |context, _| Box::pin(endpointslice::run(context))),
     ("endpoints-controller", |context, _| Box::pin(endpointslice::endpoints::run(context))),
     ("endpointslice-mirroring-controller", |context, _| Box::pin(endpointslice::mirror::run(context))),
+    ("job-controller", |context, _| Box::pin(job::run(context))),
+    ("ttl-after-finished-controller", |context, _| Box::pin(job::ttl::run(context))),
     ("garbage-collector-controller", |context, _| Box::pin(garbage::run(context))),
     ("node-lifecycle-controller", |context, config| Box::pin(node::lifecycle::run(context, config.node_grace))),
     ("taint-eviction-controller", |context, _| Box::pin(node::eviction::run(context))),

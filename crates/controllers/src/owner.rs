@@ -123,21 +123,36 @@ where
 {
     /// Returns the objects that the owner manages after adoption and release.
     pub async fn carry_out(&self, claim: Claim<K>) -> Result<Vec<Arc<K>>> {
+        self.claim(claim, None).await
+    }
+
+    /// The same; what is adopted gets `finalizer`, what is released loses it.
+    pub async fn carry_out_tracked(&self, claim: Claim<K>, finalizer: &str) -> Result<Vec<Arc<K>>> {
+        self.claim(claim, Some(finalizer)).await
+    }
+
+    async fn claim(&self, claim: Claim<K>, finalizer: Option<&str>) -> Result<Vec<Arc<K>>> {
         let api: Api<K> = Api::namespaced(self.client.clone(), &self.key.0);
         let mut owned = claim.keep;
         if !claim.adopt.is_empty() {
             self.verify_owner().await?;
         }
         for object in claim.adopt {
-            let patch =
+            let mut patch =
                 json!({ "metadata": { "uid": object.meta().uid, "ownerReferences": [reference_to(self.owner)] } });
+            if let Some(finalizer) = finalizer {
+                patch["metadata"]["finalizers"] = json!([finalizer]);
+            }
             if let Some(adopted) = self.patch(&api, &object, patch).await? {
                 owned.push(Arc::new(adopted));
             }
         }
         for object in claim.release {
             let reference = json!({ "$patch": "delete", "uid": self.owner.meta().uid });
-            let patch = json!({ "metadata": { "uid": object.meta().uid, "ownerReferences": [reference] } });
+            let mut patch = json!({ "metadata": { "uid": object.meta().uid, "ownerReferences": [reference] } });
+            if let Some(finalizer) = finalizer {
+                patch["metadata"]["$deleteFromPrimitiveList/finalizers"] = json!([finalizer]);
+            }
             self.patch(&api, &object, patch).await?;
         }
         Ok(owned)

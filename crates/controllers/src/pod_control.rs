@@ -30,8 +30,20 @@ impl PodControl {
         count: usize,
         pod: impl Fn(usize) -> Pod,
     ) -> Result<(), kube::Error> {
+        self.create_counted(key, owner, count, pod).await.1
+    }
+
+    /// The same, and how many were created.
+    pub async fn create_counted<O: Kind>(
+        &self,
+        key: &ObjectKey,
+        owner: &O,
+        count: usize,
+        pod: impl Fn(usize) -> Pod,
+    ) -> (usize, Result<(), kube::Error>) {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &key.0);
         let params = write::post();
+        let mut done = 0;
         let mut next = 0;
         let mut batch = 1;
         while next < count {
@@ -46,8 +58,9 @@ impl PodControl {
                         let name = created.metadata.name.as_deref().unwrap_or_default();
                         self.recorder.normal(owner, "SuccessfulCreate", format!("Created pod: {name}"));
                         self.gate.wrote(key, &created);
+                        done += 1;
                     }
-                    Err(error) if client::is_namespace_terminating(&error) => return Ok(()),
+                    Err(error) if client::is_namespace_terminating(&error) => return (done, Ok(())),
                     Err(error) => {
                         self.recorder.warning(owner, "FailedCreate", format!("Error creating: {}", text_of(&error)));
                         failed.get_or_insert(error);
@@ -55,10 +68,10 @@ impl PodControl {
                 }
             }
             if let Some(error) = failed {
-                return Err(error);
+                return (done, Err(error));
             }
         }
-        Ok(())
+        (done, Ok(()))
     }
 
     /// Deletes exactly these pods, not their successors; all are tried, the first error is returned.

@@ -1,5 +1,6 @@
 //! Questions about one pod that several controllers ask. Pure.
 
+use std::cmp::Ordering;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -69,6 +70,27 @@ pub fn most_restarts(pod: &Pod) -> (i32, i32) {
         list.iter().flatten().map(|container| container.restart_count).max().unwrap_or(0)
     };
     (max(&status.container_statuses), max(&status.init_container_statuses))
+}
+
+/// Orders pods by what is lost with them: unbound before bound, pending before running, unready before ready, and younger
+/// before older (upstream's ActivePods).
+pub fn least_advanced(a: &Pod, b: &Pod) -> Ordering {
+    let rank = |pod: &Pod| match phase(pod) {
+        "Pending" => 0,
+        "Unknown" => 1,
+        _ => 2,
+    };
+    // Without a time counts as the youngest.
+    let younger = |a: Option<Timestamp>, b: Option<Timestamp>| match (a, b) {
+        (Some(a), Some(b)) => b.cmp(&a),
+        (a, b) => a.is_some().cmp(&b.is_some()),
+    };
+    let created = |pod: &Pod| pod.metadata.creation_timestamp.as_ref().map(|time| time.0);
+    (node_name(a).is_some(), rank(a), is_ready(a))
+        .cmp(&(node_name(b).is_some(), rank(b), is_ready(b)))
+        .then_with(|| if is_ready(a) { younger(ready_since(a), ready_since(b)) } else { Ordering::Equal })
+        .then_with(|| most_restarts(b).cmp(&most_restarts(a)))
+        .then_with(|| younger(created(a), created(b)))
 }
 
 /// The pods of each node.

@@ -1,5 +1,6 @@
 //! The controllers against the real API server.
 
+mod batch;
 mod certificates;
 mod chaos;
 mod cluster_wide;

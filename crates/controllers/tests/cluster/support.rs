@@ -198,7 +198,7 @@ where
     }
 }
 
-/// Binds pods to the node that they are pinned to, else to `n1`, reports them ready unless they are labelled `unready`, and lets go of deleted ones.
+/// Binds pods to the node that they are pinned to, else to `n1`, reports them ready unless they are labelled `unready`, or ended as the label `finish` says, and lets go of deleted ones.
 async fn hollow_kubelet(client: kube::Client, context: Context) {
     let pods = context.informers.of::<Pod>();
     let queue: Queue<client::ObjectKey> = Queue::default();
@@ -239,6 +239,14 @@ async fn step(api: &Api<Pod>, pod: &Pod, name: &str) -> Result<(), kube::Error> 
     let label = |label: &str| pod.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(label));
     let (ready, ip) = (!label("unready"), ip_of(name));
     let status = pod.status.clone().unwrap_or_default();
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default();
+    if matches!(phase, "Succeeded" | "Failed") {
+        return Ok(());
+    }
+    if let Some(phase) = pod.metadata.labels.as_ref().and_then(|labels| labels.get("finish")) {
+        client::found(end_pod(api, name, phase, i32::from(phase != "Succeeded")).await)?;
+        return Ok(());
+    }
     let is = status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && (c.status == "True") == ready);
     if is && status.pod_ip.is_some() {
         return Ok(());
@@ -254,6 +262,16 @@ async fn step(api: &Api<Pod>, pod: &Pod, name: &str) -> Result<(), kube::Error> 
 
 fn pinned(pod: &Pod) -> Option<&str> {
     let affinity = pod.spec.as_ref()?.affinity.as_ref()?.node_affinity.as_ref()?;
+/// What a kubelet reports of a pod whose only container, `c`, has ended.
+pub async fn end_pod(api: &Api<Pod>, name: &str, phase: &str, exit_code: i32) -> Result<Pod, kube::Error> {
+    let now = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(k8s_openapi::jiff::Timestamp::now());
+    let terminated = json!({ "exitCode": exit_code, "startedAt": now, "finishedAt": now });
+    let container = json!({ "name": "c", "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": { "terminated": terminated } });
+    let unready = json!({ "type": "Ready", "status": "False", "lastTransitionTime": now });
+    let status = json!({ "phase": phase, "conditions": [unready], "containerStatuses": [container] });
+    api.patch_status(name, &PatchParams::default(), &Patch::Strategic(json!({ "status": status }))).await
+}
+
     let term = affinity.required_during_scheduling_ignored_during_execution.as_ref()?.node_selector_terms.first()?;
     term.match_fields.as_ref()?.first()?.values.as_ref()?.first().map(String::as_str)
 }
