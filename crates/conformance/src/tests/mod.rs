@@ -24,11 +24,13 @@ macro_rules! tests {
 }
 
 mod apimachinery;
+mod apps;
+mod auth;
 mod lifecycle;
 
 /// All tests, in the order of the list.
 pub fn all() -> Vec<Test> {
-    let mut tests = apimachinery::all();
+    let mut tests = [apimachinery::all(), apps::all(), auth::TESTS.to_vec()].concat();
     tests.sort_by_key(|test| test.name);
     tests
 }
