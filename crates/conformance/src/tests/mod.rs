@@ -27,10 +27,11 @@ mod apimachinery;
 mod apps;
 mod auth;
 mod lifecycle;
+mod network;
 
 /// All tests, in the order of the list.
 pub fn all() -> Vec<Test> {
-    let mut tests = [apimachinery::all(), apps::all(), auth::TESTS.to_vec()].concat();
+    let mut tests = [apimachinery::all(), apps::all(), auth::TESTS.to_vec(), network::all()].concat();
     tests.sort_by_key(|test| test.name);
     tests
 }

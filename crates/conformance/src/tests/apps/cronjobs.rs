@@ -116,6 +116,9 @@ async fn suspended(cx: Arc<Cx>) -> Result<()> {
     subject["spec"]["suspend"] = true.into();
     cx.api(&kinds::CRON_JOB).create(&subject).await?;
     quiet(&cx, 0).await?;
+    // That nothing came was due to the suspension.
+    cx.api(&kinds::CRON_JOB).patch(NAME, Patch::Merge, &json!({"spec": {"suspend": false}})).await?;
+    active(&cx, 1).await?;
     remove(&cx).await
 }
 
