@@ -93,10 +93,10 @@ fn node_rows(program: &Path, cluster: &Cluster, args: &[String]) -> Result<()> {
         command.args(args).arg("--kubeconfig").arg(cluster.admin());
         command
     };
-    host::run(generator().arg("--start").arg(cluster.starter()))?;
+    host::run(generator().args(["--work", "node", "--start"]).arg(cluster.starter()))?;
     cluster.load_images()?;
     let mut command = generator();
-    command.arg("--node");
+    command.args(["--work", "node"]);
     for pid in cluster.pids()? {
         command.args(["--pid", &pid]);
     }

@@ -2,6 +2,7 @@
 
 mod bench;
 mod codegen;
+mod compare;
 mod conformance;
 mod e2e;
 mod image;
@@ -25,7 +26,9 @@ tasks:
   e2e [--dev | --binary=FILE] [--keep] [--repeat=N] [filter]
                       a real cluster, real containers, real kubectl: the end-to-end test
   bench [--kubeconfig FILE | --binary=FILE] [--only NAME] [--record] [flags]
-                      the speed table, on a server and a node of its own or on that of a kubeconfig; `--help` has the other flags";
+                      the speed table, on a server and a node of its own or on that of a kubeconfig; `--help` has the other flags
+  compare [--small] [--only=WORK] [--side=SIDE] [--binary=FILE] [--record]
+                      upstream's control plane and ours under the same work; upstream's comes from the cache of the suite";
 
 fn main() -> ExitCode {
     match run() {
@@ -48,6 +51,7 @@ fn run() -> Result<()> {
         "layers" => layers::run(),
         "e2e" => e2e::run(rest),
         "bench" => bench::run(rest),
+        "compare" => compare::run(rest),
         "conformance" => conformance::run(rest),
         _ => bail!("no task {task:?}\n\n{USAGE}"),
     }

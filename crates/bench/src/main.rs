@@ -12,14 +12,16 @@ mod objects;
 mod process;
 mod report;
 mod rows;
+mod schedule;
 mod server;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 
 use crate::client::{Protocol, Target};
+use crate::node::Goal;
 use crate::process::Process;
 use crate::report::Report;
 use crate::rows::Bench;
@@ -37,12 +39,16 @@ struct Args {
     /// Process whose CPU and memory are counted; may be repeated [default: who listens on the server's port]
     #[arg(long, value_name = "PID")]
     pid: Vec<u32>,
-    /// Measure a node that has busybox's image, with the cluster of the kubeconfig, instead of the API server
-    #[arg(long)]
-    node: bool,
-    /// Run this program, which starts a server in the background that writes the kubeconfig, and measure the time until its node is ready
+    /// What to measure of the cluster of the kubeconfig
+    #[arg(long, value_enum, default_value = "requests")]
+    work: Work,
+    /// Run this program, which starts a server in the background that writes the kubeconfig, and measure the time until the API is
+    /// ready, or with `--work node` its node
     #[arg(long, value_name = "PROGRAM")]
     start: Option<PathBuf>,
+    /// Nodes that `--work schedule` waits for
+    #[arg(long, default_value_t = 1000)]
+    nodes: usize,
     /// Run only rows whose name contains this; may be repeated. What they need is prepared anyway
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
@@ -53,7 +59,7 @@ struct Args {
     #[arg(long, default_value_t = 32)]
     concurrency: usize,
     /// Pods that exist while the rows run
-    #[arg(long, default_value_t = 5000)]
+    #[arg(long, default_value_t = rows::USUAL_PODS)]
     pods: usize,
     /// HTTP/2 instead of HTTP/1.1
     #[arg(long)]
@@ -63,9 +69,26 @@ struct Args {
     whole: bool,
 }
 
+/// Which rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Work {
+    /// Of the API server alone
+    Requests,
+    /// Memory of a whole control plane, idle and with pods
+    Memory,
+    /// Scheduling on nodes that are there, or are coming
+    Schedule,
+    /// Pods on a real node that has busybox's image
+    Node,
+}
+
 impl Args {
     fn wants(&self, row: &str) -> bool {
         self.only.is_empty() || self.only.iter().any(|word| row.contains(word.as_str()))
+    }
+
+    fn bench(&self, server: &Server) -> Bench {
+        Bench::new(server.target(), vec![server.process()], self.concurrency, self.pods)
     }
 
     fn protocol(&self) -> Protocol {
@@ -94,7 +117,8 @@ async fn main() -> Result<()> {
 /// Measures what a kubeconfig leads to.
 async fn foreign(args: &Args, file: &Path, report: &mut Report) -> Result<()> {
     if let Some(program) = &args.start {
-        report.add(node::ready(program, file, args.protocol()).await?);
+        let goal = if args.work == Work::Node { Goal::Node } else { Goal::Api };
+        report.add(node::ready(program, file, args.protocol(), goal).await?);
         return Ok(());
     }
     let target = Target::new(&kubeconfig::read(file)?, args.protocol())?;
@@ -103,14 +127,25 @@ async fn foreign(args: &Args, file: &Path, report: &mut Report) -> Result<()> {
     } else {
         args.pid.iter().copied().map(Process::of).collect()
     };
-    if args.node {
-        return node(args, target, processes, report).await;
+    let bench = Bench::new(target, processes, args.concurrency, args.pods);
+    match args.work {
+        Work::Requests => requests(args, bench, report).await,
+        Work::Memory => memory(args, &bench, report).await,
+        Work::Schedule => schedule(args, &bench, report).await,
+        Work::Node => node(args, &bench, report).await,
     }
-    throughput(args, target, processes, report).await
 }
 
-async fn node(args: &Args, target: Target, processes: Vec<Process>, report: &mut Report) -> Result<()> {
-    let bench = Bench::new(target, processes, args.concurrency, args.pods);
+async fn schedule(args: &Args, bench: &Bench, report: &mut Report) -> Result<()> {
+    report.add(bench.nodes(args.nodes).await?);
+    bench.prepare().await?;
+    for row in bench.schedule(args.nodes).await? {
+        report.add(row);
+    }
+    bench.clean_up().await
+}
+
+async fn node(args: &Args, bench: &Bench, report: &mut Report) -> Result<()> {
     if args.wants("node idle") {
         report.add(bench.node_idle().await);
     }
@@ -131,33 +166,31 @@ async fn own(args: &Args, binary: PathBuf, report: &mut Report) -> Result<()> {
     let memory_rows = ["ready", "idle memory", "memory with pods"];
     if memory_rows.iter().any(|row| args.wants(row)) {
         let server = Server::start(&binary, Parts::ControlPlane, args.protocol()).await?;
-        memory(args, &server, report).await?;
+        if args.wants("ready") {
+            report.add(rows::ready(&server));
+        }
+        memory(args, &args.bench(&server), report).await?;
         server.stop().await?;
     }
     let parts = if args.whole { Parts::ControlPlane } else { Parts::ApiOnly };
     let server = Server::start(&binary, parts, args.protocol()).await?;
-    throughput(args, server.target(), vec![server.process()], report).await?;
+    requests(args, args.bench(&server), report).await?;
     server.stop().await
 }
 
-async fn memory(args: &Args, server: &Server, report: &mut Report) -> Result<()> {
-    if args.wants("ready") {
-        report.add(rows::ready(server));
-    }
-    let bench = Bench::new(server.target(), vec![server.process()], args.concurrency, args.pods);
+async fn memory(args: &Args, bench: &Bench, report: &mut Report) -> Result<()> {
     if args.wants("idle memory") {
         report.add(bench.idle().await);
     }
     if args.wants("memory with pods") {
         bench.prepare().await?;
-        report.add(bench.create().await?.named("create pod, all parts"));
+        report.add(bench.create().await?.named(&bench.many("create pod, all parts")));
         report.add(bench.settled().await);
     }
     Ok(())
 }
 
-async fn throughput(args: &Args, target: Target, processes: Vec<Process>, report: &mut Report) -> Result<()> {
-    let mut bench = Bench::new(target, processes, args.concurrency, args.pods);
+async fn requests(args: &Args, mut bench: Bench, report: &mut Report) -> Result<()> {
     bench.prepare().await?;
     let created = bench.create().await?;
     if args.wants("create pod") {

@@ -26,29 +26,47 @@ const ASK_EVERY: Duration = Duration::from_millis(3);
 /// How long a node with nothing to do is watched.
 const IDLE: Duration = Duration::from_secs(20);
 
-/// Runs `program`, which starts a server in the background, and waits until all nodes of the cluster behind `kubeconfig` (a file that
-/// the server writes) are ready, one at least.
-pub async fn ready(program: &Path, kubeconfig: &Path, protocol: Protocol) -> Result<Row> {
+/// What a server that was started has to become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Goal {
+    /// `/readyz` succeeds.
+    Api,
+    /// All nodes of the cluster are ready, one at least.
+    Node,
+}
+
+/// Runs `program`, which starts a server in the background, and waits for `goal` on the cluster behind `kubeconfig`, a file that
+/// the server writes.
+pub async fn ready(program: &Path, kubeconfig: &Path, protocol: Protocol, goal: Goal) -> Result<Row> {
     let started = Instant::now();
     let mut command = Command::new(program);
     let status = command.stdin(Stdio::null()).status().with_context(|| format!("cannot run {}", program.display()))?;
     if !status.success() {
         bail!("{}: {status}", program.display());
     }
-    while !all_ready(kubeconfig, protocol).await.unwrap_or(false) {
+    while !reached(goal, kubeconfig, protocol).await.unwrap_or(false) {
         if started.elapsed() > LIMIT {
-            bail!("no node is ready after {} s", LIMIT.as_secs());
+            bail!("not ready after {} s", LIMIT.as_secs());
         }
         tokio::time::sleep(ASK_EVERY).await;
     }
-    let note = "start of the process to the node's condition Ready, empty disk".to_owned();
-    Ok(Row { name: "node ready".to_owned(), p50: Some(started.elapsed()), note, ..Row::default() })
+    let (name, note) = match goal {
+        Goal::Api => ("ready", "start of the processes to /readyz, empty disk"),
+        Goal::Node => ("node ready", "start of the process to the node's condition Ready, empty disk"),
+    };
+    Ok(Row { name: name.to_owned(), p50: Some(started.elapsed()), note: note.to_owned(), ..Row::default() })
 }
 
-async fn all_ready(kubeconfig: &Path, protocol: Protocol) -> Result<bool> {
+async fn reached(goal: Goal, kubeconfig: &Path, protocol: Protocol) -> Result<bool> {
     let target = Target::new(&kubeconfig::read(kubeconfig)?, protocol)?;
-    let nodes = events::list(&mut target.connect().await?, "/api/v1/nodes").await?.items;
-    Ok(!nodes.is_empty() && nodes.iter().all(events::Object::is_ready))
+    let mut connection = target.connect().await?;
+    match goal {
+        Goal::Api => connection.drain(Call::get("/readyz")).await.map(|_| true),
+        Goal::Node => {
+            let nodes = events::list(&mut connection, "/api/v1/nodes").await?.items;
+            Ok(!nodes.is_empty() && nodes.iter().all(events::Object::is_ready))
+        }
+    }
 }
 
 impl Bench {

@@ -81,6 +81,60 @@ pub fn short_lived(index: usize) -> Bytes {
     .into()
 }
 
+/// How pods of the scheduling rows want to be placed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    Plain,
+    /// Evenly over hosts, strictly.
+    Spread,
+    /// No two on one host.
+    Repelling,
+}
+
+impl Shape {
+    pub fn title(self, count: usize) -> String {
+        match self {
+            Shape::Plain => format!("{count} pods"),
+            Shape::Spread => format!("{count} pods with spread"),
+            Shape::Repelling => format!("{count} pods with anti-affinity"),
+        }
+    }
+}
+
+pub fn small_name(shape: Shape, index: usize) -> String {
+    format!("{shape:?}-{index:05}").to_lowercase()
+}
+
+/// A pod for the scheduler: one container that asks for a little.
+pub fn small(shape: Shape, index: usize) -> Bytes {
+    let group = format!("{shape:?}").to_lowercase();
+    let selector = json!({"matchLabels": {"group": group}});
+    let mut spec = json!({
+        "containers": [{"name": "main", "image": "docker.io/library/busybox:1",
+            "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}}}],
+    });
+    match shape {
+        Shape::Plain => {}
+        Shape::Spread => {
+            spec["topologySpreadConstraints"] = json!([{
+                "maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "DoNotSchedule",
+                "labelSelector": selector,
+            }]);
+        }
+        Shape::Repelling => {
+            spec["affinity"] = json!({"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{
+                "topologyKey": "kubernetes.io/hostname", "labelSelector": selector,
+            }]}});
+        }
+    }
+    json!({
+        "apiVersion": "v1", "kind": "Pod", "spec": spec,
+        "metadata": {"name": small_name(shape, index), "namespace": NAMESPACE, "labels": {"group": group}},
+    })
+    .to_string()
+    .into()
+}
+
 /// Changes one annotation, so that no two states of a pod are the same.
 pub fn pod_patch(round: usize) -> String {
     json!({"metadata": {"annotations": {"bench/round": round.to_string()}}}).to_string()

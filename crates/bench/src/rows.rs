@@ -22,8 +22,11 @@ const CONFIG_MAPS: usize = 500;
 const LISTS: usize = 20;
 const WATCHERS: usize = 200;
 const CHANGES: usize = 500;
+pub const USUAL_PODS: usize = 5000;
 /// A server that has nothing to do is left alone for this long before its memory is read.
-const SETTLE: Duration = Duration::from_secs(3);
+pub const SETTLE: Duration = Duration::from_secs(3);
+/// A server that takes no pods by then never will.
+const PODS_LIMIT: Duration = Duration::from_secs(30);
 /// Watchers have seen all changes by then, or never will.
 const WATCH_LIMIT: Duration = Duration::from_secs(120);
 
@@ -65,6 +68,15 @@ impl Bench {
         &self.target
     }
 
+    pub fn concurrency(&self) -> usize {
+        self.concurrency
+    }
+
+    /// Pods that the rows create.
+    pub fn pods(&self) -> usize {
+        self.pods
+    }
+
     pub fn read(&self) -> Reading {
         Reading {
             cpu: self.processes.iter().map(|p| p.cpu()).sum(),
@@ -92,7 +104,12 @@ impl Bench {
     pub async fn settled(&self) -> Row {
         let before = self.read();
         tokio::time::sleep(2 * SETTLE).await;
-        self.memory_row("memory with pods", before, format!("{} pods", self.pods))
+        self.memory_row(&self.many("memory with pods"), before, format!("{} pods", self.pods))
+    }
+
+    /// The name of a row; it says how many pods there are unless they are as many as usual.
+    pub fn many(&self, name: &str) -> String {
+        if self.pods == USUAL_PODS { name.to_owned() } else { name.replace("pod", &format!("{} pod", self.pods)) }
     }
 
     fn memory_row(&self, name: &str, before: Reading, note: String) -> Row {
@@ -127,7 +144,18 @@ impl Bench {
         let namespace = json!({"metadata": {"name": NAMESPACE}}).to_string();
         let account = json!({"metadata": {"name": "default"}}).to_string();
         make(&mut connection, Call::post("/api/v1/namespaces", namespace)).await?;
-        make(&mut connection, Call::post(format!("/api/v1/namespaces/{NAMESPACE}/serviceaccounts"), account)).await
+        make(&mut connection, Call::post(format!("/api/v1/namespaces/{NAMESPACE}/serviceaccounts"), account)).await?;
+        // Older servers take no pod before a controller has made the account's token.
+        let started = Instant::now();
+        let path = format!("{}?dryRun=All", objects::pods());
+        while let Err(error) = connection.drain(Call::post(path.clone(), objects::pod(0))).await {
+            if started.elapsed() > PODS_LIMIT {
+                return Err(error.context("the server takes no pods"));
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            connection = self.target.connect().await?;
+        }
+        Ok(())
     }
 
     /// Deletes the namespace. It takes its objects along where a controller runs.

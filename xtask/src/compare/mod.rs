@@ -1,0 +1,294 @@
+//! `cargo xtask compare`: upstream's control plane and ours, one after the other on this machine, under the work of the bench.
+//!
+//! Both run in a network namespace that has nothing but loopback and get the same hollow nodes. Upstream's programs come from the
+//! cache of the conformance suite. What the bench records of either side goes to `bench/results.tsv`, upstream's under names that
+//! begin with `upstream: `, and the ratios to `bench/compare.md`.
+
+mod side;
+mod table;
+mod upstream;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::bench;
+use crate::conformance::cache::{Cache, VERSION};
+use crate::e2e::host;
+use side::{Part, Side};
+use table::Rows;
+
+const PORT: u16 = 16443;
+/// Large enough for 8,192 nodes.
+const POD_NETWORK: &str = "10.64.0.0/11";
+const SERVICE_NETWORK: &str = "10.43.0.0/16";
+const RECORDS: &str = "bench/results.tsv";
+const TABLE: &str = "bench/compare.md";
+/// How many of the smallest advantages the table names.
+const WORST: usize = 5;
+/// Values of the zone label of hollow nodes.
+const ZONES: &str = "3";
+
+struct Options {
+    /// Leave out 50,000 pods and 5,000 nodes.
+    small: bool,
+    /// Work to do; all if empty.
+    only: Vec<String>,
+    binary: Option<PathBuf>,
+    record: bool,
+    sides: Vec<&'static str>,
+}
+
+impl Options {
+    fn wants(&self, work: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| only == work)
+    }
+}
+
+/// Kinds of work, in the order in which they are done; each on a fresh server.
+const WORK: [&str; 5] = ["memory", "requests", "schedule", "pods-50000", "node"];
+
+fn options(args: &[String]) -> Result<Options> {
+    let sides = vec!["ours", "upstream"];
+    let mut options = Options { small: false, only: Vec::new(), binary: None, record: false, sides };
+    for arg in args {
+        match arg.split_once('=').unwrap_or((arg, "")) {
+            ("--small", "") => options.small = true,
+            ("--record", "") => options.record = true,
+            ("--binary", file) => options.binary = Some(PathBuf::from(file)),
+            ("--only", work) if WORK.contains(&work) => options.only.push(work.to_owned()),
+            ("--side", side) => options.sides.retain(|known| *known == side),
+            _ => bail!(
+                "{arg}: there are --small, --record, --binary=FILE, --side=ours|upstream, --only=WORK with {}",
+                WORK.join(", ")
+            ),
+        }
+    }
+    if options.sides.is_empty() {
+        bail!("--side=ours or --side=upstream");
+    }
+    Ok(options)
+}
+
+pub fn run(args: &[String]) -> Result<()> {
+    let options = options(args)?;
+    host::install()?;
+    let run = Run {
+        cache: Cache::open()?,
+        generator: bench::generator()?,
+        binary: options.binary.clone().map_or_else(|| host::build(false), Ok)?,
+        work: crate::root().join("target/compare"),
+        options,
+    };
+    bench::private_loopback()?;
+    for side in &run.options.sides {
+        fs::create_dir_all(&run.work)?;
+        let _ = fs::remove_file(run.records(side));
+        println!("\n{side}");
+        run.measure(side)?;
+    }
+    if run.options.sides.contains(&"ours") && run.options.wants("node") {
+        bench::node(&run.generator, &run.binary, &[run.record_to("ours")])?;
+    }
+    run.publish()
+}
+
+struct Run {
+    options: Options,
+    cache: Cache,
+    /// The load generator.
+    generator: PathBuf,
+    /// Ours.
+    binary: PathBuf,
+    work: PathBuf,
+}
+
+impl Run {
+    /// Where the bench records a side's rows.
+    fn records(&self, side: &str) -> PathBuf {
+        self.work.join(format!("{side}.tsv"))
+    }
+
+    fn record_to(&self, side: &str) -> String {
+        format!("--record={}", self.records(side).display())
+    }
+
+    fn measure(&self, name: &'static str) -> Result<()> {
+        if self.options.wants("memory") {
+            let side = self.start(name, true)?;
+            self.bench(&side, &["--work=memory"])?;
+        }
+        if self.options.wants("requests") {
+            let side = self.start(name, false)?;
+            self.bench(&side, &["--work=requests"])?;
+        }
+        if self.options.wants("schedule") {
+            let large: &[u32] = if self.options.small { &[1000] } else { &[1000, 5000] };
+            for nodes in large {
+                let side = self.start(name, true)?;
+                let _hollow = self.hollow(&side, *nodes)?;
+                self.bench(&side, &["--work=schedule", &format!("--nodes={nodes}")])?;
+            }
+        }
+        if self.options.wants("pods-50000") && !self.options.small {
+            let side = self.start(name, true)?;
+            self.bench(&side, &["--work=memory", "--pods=50000", "--only=memory with pods"])?;
+        }
+        Ok(())
+    }
+
+    /// A fresh control plane that is ready; the time that this took is a row. Not `whole`: without controllers and scheduler.
+    fn start(&self, name: &'static str, whole: bool) -> Result<Side> {
+        let work = self.work.join(name);
+        let _ = fs::remove_dir_all(&work);
+        fs::create_dir_all(&work)?;
+        let side = if name == "ours" { ours(&self.binary, &work, whole)? } else { upstream::side(&self.cache, &work)? };
+        let mut command = Command::new(&self.generator);
+        command.arg("--start").arg(side.starter()).arg("--kubeconfig").arg(&side.kubeconfig);
+        if whole {
+            command.arg(self.record_to(name));
+        }
+        host::run(&mut command).with_context(|| format!("{}: see the logs in {}", side.name, work.display()))?;
+        if !whole && name == "upstream" {
+            // Its API takes no pods until the controllers have made the account's token.
+            self.account(&side)?;
+            side.stop_parts(&upstream::BESIDE_THE_API);
+        }
+        Ok(side)
+    }
+
+    /// Has the bench's namespace made while there are controllers.
+    fn account(&self, side: &Side) -> Result<()> {
+        let kubectl = |words: &[&str]| {
+            let mut command = Command::new(self.cache.program("kubectl"));
+            command.arg("--kubeconfig").arg(&side.kubeconfig).args(words).output()
+        };
+        kubectl(&["create", "namespace", "bench"])?;
+        for _ in 0..300 {
+            let secrets =
+                ["--namespace=bench", "get", "serviceaccount", "default", "-o", "jsonpath={.secrets[0].name}"];
+            if kubectl(&secrets)?.stdout.starts_with(b"default-token") {
+                return Ok(());
+            }
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+        bail!("upstream's controllers made no token for the bench's account")
+    }
+
+    fn bench(&self, side: &Side, words: &[&str]) -> Result<()> {
+        let mut command = Command::new(&self.generator);
+        command.args(words).arg("--kubeconfig").arg(&side.kubeconfig).arg(self.record_to(side.name));
+        for pid in side.pids()? {
+            command.args(["--pid", &pid]);
+        }
+        host::run(&mut command).with_context(|| format!("{}: see the logs in {}", side.name, side.work.display()))
+    }
+
+    fn hollow(&self, side: &Side, nodes: u32) -> Result<Hollow> {
+        let mut command = Command::new(&self.binary);
+        command.args(["hollow", "--log-level=warn", "--zones", ZONES, "--nodes", &nodes.to_string()]);
+        command.arg("--kubeconfig").arg(&side.kubeconfig);
+        Ok(Hollow(command.spawn().context("cannot start the hollow nodes")?))
+    }
+
+    /// Writes the table, and on request the records, of what both sides' last runs left.
+    fn publish(&self) -> Result<()> {
+        let read = |side: &str| fs::read_to_string(self.records(side)).unwrap_or_default();
+        let (ours, theirs) = (read("ours"), read("upstream"));
+        let lines = table::lines(&Rows::parse(&ours), &Rows::parse(&theirs));
+        let text = format!("{}\n{}", heading(&ours, &theirs), table::markdown(&lines, WORST));
+        println!("\n{text}");
+        if !self.options.record {
+            return Ok(());
+        }
+        fs::write(crate::root().join(TABLE), text)?;
+        let mut records = fs::read_to_string(crate::root().join(RECORDS)).unwrap_or_default();
+        records.push_str(&without_heading(&ours, ""));
+        records.push_str(&without_heading(&theirs, "upstream: "));
+        Ok(fs::write(crate::root().join(RECORDS), records)?)
+    }
+}
+
+/// Our server, prepared in an empty folder.
+fn ours(binary: &Path, work: &Path, whole: bool) -> Result<Side> {
+    let data = work.join("data");
+    let mut args: Vec<String> =
+        ["server", "--disable-agent", "--bind-address=127.0.0.1", "--node-ip=127.0.0.1"].map(str::to_owned).into();
+    args.push("--log-level=warn".to_owned());
+    args.push(format!("--https-listen-port={PORT}"));
+    args.push(format!("--cluster-cidr={POD_NETWORK}"));
+    args.push(format!("--service-cidr={SERVICE_NETWORK}"));
+    args.push(format!("--data-dir={}", data.display()));
+    if !whole {
+        args.push("--disable=controllers,scheduler".to_owned());
+    }
+    let kubeconfig = data.join("kubeconfig.yaml");
+    Side::new("ours", work, kubeconfig, &[Part { name: "coxswain", program: binary.to_owned(), args }])
+}
+
+/// Simulated nodes. They stop when this goes.
+struct Hollow(Child);
+
+impl Drop for Hollow {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+/// Lines of a record, with the rows' names after `prefix`.
+fn without_heading(records: &str, prefix: &str) -> String {
+    let lines = records.lines().filter(|line| !line.starts_with("date\t"));
+    lines
+        .map(|line| {
+            let mut cells: Vec<String> = line.split('\t').map(str::to_owned).collect();
+            if let Some(name) = cells.get_mut(4) {
+                name.insert_str(0, prefix);
+            }
+            cells.join("\t") + "\n"
+        })
+        .collect()
+}
+
+/// Date, commit and machine as the records say, and how busy the machine is.
+fn heading(ours: &str, upstream: &str) -> String {
+    let first = without_heading(ours, "") + &without_heading(upstream, "");
+    let cells: Vec<&str> = first.lines().next().unwrap_or_default().split('\t').collect();
+    let cell = |index: usize| cells.get(index).copied().unwrap_or("?");
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load: Vec<&str> = load.split(' ').take(3).collect();
+    format!(
+        "# Ours and upstream's control plane, measured in one run\n\nWritten by `cargo xtask compare`. {}, commit {}, {} cores, {} GiB; \
+         load average at the end {}.\nUpstream is {VERSION} with Debian's etcd, all on this machine, both sides under the same load generator \
+         and the same hollow nodes.\nA row's name and measures are those of [README.md](README.md).\n",
+        cell(0),
+        cell(1),
+        cell(2),
+        cell(3),
+        load.join(" "),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn upstreams_records_are_told_apart() {
+        let records = "date\tcommit\tcores\tmemory GiB\trow\nd\tc\t2\t24\tready\t-\n";
+        assert_eq!(without_heading(records, "upstream: "), "d\tc\t2\t24\tupstream: ready\t-\n");
+    }
+
+    #[test]
+    fn work_is_named_or_refused() {
+        let args = |words: &[&str]| options(&words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>());
+        let some = args(&["--only=memory", "--small", "--side=ours"]).unwrap();
+        assert!(some.wants("memory") && !some.wants("node") && some.small && some.sides == ["ours"]);
+        for wrong in ["--only=everything", "--side=theirs", "fast"] {
+            assert!(args(&[wrong]).is_err(), "{wrong}");
+        }
+    }
+}
