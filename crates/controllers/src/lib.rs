@@ -12,6 +12,7 @@ mod error;
 #[cfg(test)]
 mod fixture;
 mod garbage;
+mod history;
 mod job;
 mod namespace;
 mod node;
@@ -22,6 +23,7 @@ mod pods;
 mod replicaset;
 mod serviceaccount;
 mod template;
+mod statefulset;
 mod write;
 
 use std::future::Future;
@@ -96,6 +98,9 @@ const CONTROLLERS: &[(&str, Controller)] = &[
     ("endpoints-controller", |context, _| Box::pin(endpointslice::endpoints::run(context))),
     ("endpointslice-mirroring-controller", |context, _| Box::pin(endpointslice::mirror::run(context))),
     ("job-controller", |context, _| Box::pin(job::run(context))),
+    ("statefulset-controller", |context, _| Box::pin(statefulset::run(context))),
+    ("job-controller", |context, _| Box::pin(job::run(context))),
+    ("ttl-after-finished-controller", |context, _| Box::pin(job::ttl::run(context))),
     ("ttl-after-finished-controller", |context, _| Box::pin(job::ttl::run(context))),
     ("garbage-collector-controller", |context, _| Box::pin(garbage::run(context))),
     ("node-lifecycle-controller", |context, config| Box::pin(node::lifecycle::run(context, config.node_grace))),

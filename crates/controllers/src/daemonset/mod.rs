@@ -1,6 +1,5 @@
 //! Daemon sets: one pod on each node that fits, updated node by node.
 
-mod history;
 mod placement;
 mod plan;
 
@@ -16,11 +15,11 @@ use kube::api::Api;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use history::Newest;
 use plan::{GENERATION_LABEL, HASH_LABEL, Observed, Plan, plan};
 
 use crate::error::Result;
-use crate::owner::{Claimer, Owned, claim, controller_of, controller_uid, matches, selector_of};
+use crate::history::{self, Found, Keeper};
+use crate::owner::{Claimer, Owned, claim, controller_of, matches, selector_of};
 use crate::pod_control::{PodControl, pod_from};
 use crate::{pods, write};
 
@@ -186,45 +185,19 @@ impl Controller {
         set: &DaemonSet,
         revisions: &[Arc<ControllerRevision>],
     ) -> Result<Option<String>> {
-        let api: Api<ControllerRevision> = Api::namespaced(self.client.clone(), &key.0);
-        match history::newest(set, revisions) {
-            Newest::Current(revision) => Ok(Some(history::hash_of(&revision).to_owned())),
-            Newest::Renumber(revision) => {
-                let name = revision.metadata.name.as_deref().unwrap_or_default();
-                let written = api.replace(name, &write::post(), &revision).await?;
-                self.revision_gate.wrote(key, &written);
-                Ok(Some(history::hash_of(&written).to_owned()))
-            }
-            Newest::Create(revision) => match api.create(&write::post(), &revision).await {
-                Ok(created) => {
-                    self.revision_gate.wrote(key, &created);
-                    Ok(Some(history::hash_of(&created).to_owned()))
-                }
-                Err(error) if client::is_namespace_terminating(&error) => Ok(None),
-                Err(error) if client::is_already_exists(&error) => {
-                    self.resolve_collision(key, set, &revision).await?;
-                    Ok(None)
-                }
-                Err(error) => Err(error.into()),
-            },
-        }
-    }
-
-    /// The name exists. If the revision is ours the cache was late; if not, the next hash counts the collision.
-    async fn resolve_collision(&self, key: &ObjectKey, set: &DaemonSet, wanted: &ControllerRevision) -> Result<()> {
-        let api: Api<ControllerRevision> = Api::namespaced(self.client.clone(), &key.0);
-        let name = wanted.metadata.name.as_deref().unwrap_or_default();
-        if let Some(existing) = client::found(api.get(name).await)? {
-            self.revision_gate.wrote(key, &existing);
-            let ours = controller_uid(&existing.metadata) == set.metadata.uid.as_deref();
-            if !ours || existing.data != wanted.data {
+        let keeper = Keeper { client: &self.client, set, gate: &self.revision_gate, key };
+        match keeper.ensure(revisions).await? {
+            Found::Revision(revision) => return Ok(Some(history::hash_of::<DaemonSet>(&revision).to_owned())),
+            Found::Ended => return Ok(None),
+            Found::Late => {}
+            Found::Taken => {
                 let mut status = set.status.clone().unwrap_or_default();
                 status.collision_count = Some(status.collision_count.unwrap_or(0).saturating_add(1));
                 self.write_status(key, set, status).await?;
             }
         }
         self.queue.add(key.clone());
-        Ok(())
+        Ok(None)
     }
 
     async fn carry_out(&self, key: &ObjectKey, set: &DaemonSet, plan: Plan, hash: &str) -> Result<()> {
@@ -280,15 +253,12 @@ impl Controller {
     ) -> Result<()> {
         let label = |pod: &Pod| pod.metadata.labels.as_ref().and_then(|labels| labels.get(HASH_LABEL)).cloned();
         let live: std::collections::HashSet<String> = pods.iter().filter_map(|pod| label(pod)).collect();
-        let expired = history::expired(set, revisions, &|of| of == hash || live.contains(of));
-        let api: Api<ControllerRevision> = Api::namespaced(self.client.clone(), &key.0);
-        for revision in expired {
-            let name = revision.metadata.name.as_deref().unwrap_or_default();
-            if client::found(api.delete(name, &write::delete_seen(&*revision)).await)?.is_some() {
-                self.revision_gate.deleted(key, &revision);
-            }
-        }
-        Ok(())
+        let is_live = |revision: &ControllerRevision| {
+            let of = history::hash_of::<DaemonSet>(revision);
+            of == hash || live.contains(of)
+        };
+        let keeper = Keeper { client: &self.client, set, gate: &self.revision_gate, key };
+        keeper.delete(&history::expired(set, revisions, &is_live)).await
     }
 
     async fn write_status(&self, key: &ObjectKey, set: &DaemonSet, status: DaemonSetStatus) -> Result<()> {

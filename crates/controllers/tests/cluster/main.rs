@@ -4,5 +4,7 @@ mod batch;
 mod certificates;
 mod chaos;
 mod cluster_wide;
+mod quota;
+mod stateful;
 mod support;
 mod workloads;
