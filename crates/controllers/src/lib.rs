@@ -22,14 +22,14 @@ mod pod_gc;
 mod pods;
 mod replicaset;
 mod serviceaccount;
-mod template;
 mod statefulset;
+mod template;
 mod write;
 
 use std::future::Future;
 use std::pin::Pin;
-
 use std::sync::Arc;
+
 use client::Context;
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::ReplicationController;
@@ -50,11 +50,11 @@ pub struct Config {
     pub terminated_pods_max: usize,
     /// How long a kubelet may be silent.
     pub node_grace: Grace,
+    /// Holds the authorities that sign certificates; without one nothing is signed.
+    pub signer: Option<Arc<dyn csr::CertificateSigner>>,
 }
 
 impl Default for Config {
-    /// Holds the authorities that sign certificates; without one nothing is signed.
-    pub signer: Option<Arc<dyn csr::CertificateSigner>>,
     /// Upstream's defaults, and no certificate authority to publish.
     fn default() -> Self {
         Config {
@@ -62,11 +62,11 @@ impl Default for Config {
             root_ca: String::new(),
             terminated_pods_max: 12_500,
             node_grace: Grace::default(),
+            signer: None,
         }
     }
 }
 
-            signer: None,
 impl Config {
     fn is_enabled(&self, name: &str) -> bool {
         for entry in &self.controllers {
@@ -94,25 +94,16 @@ const CONTROLLERS: &[(&str, Controller)] = &[
     ("replicaset-controller", |context, _| Box::pin(replicaset::run::<ReplicaSet>(context))),
     ("replicationcontroller-controller", |context, _| Box::pin(replicaset::run::<ReplicationController>(context))),
     ("daemonset-controller", |context, _| Box::pin(daemonset::run(context))),
-    ("endpointslice-controller", |context, _| Box::pin(endpointslice::run(context))),
-    ("endpoints-controller", |context, _| Box::pin(endpointslice::endpoints::run(context))),
-    ("endpointslice-mirroring-controller", |context, _| Box::pin(endpointslice::mirror::run(context))),
-    ("job-controller", |context, _| Box::pin(job::run(context))),
     ("statefulset-controller", |context, _| Box::pin(statefulset::run(context))),
     ("job-controller", |context, _| Box::pin(job::run(context))),
     ("ttl-after-finished-controller", |context, _| Box::pin(job::ttl::run(context))),
-    ("ttl-after-finished-controller", |context, _| Box::pin(job::ttl::run(context))),
+    ("endpointslice-controller", |context, _| Box::pin(endpointslice::run(context))),
+    ("endpoints-controller", |context, _| Box::pin(endpointslice::endpoints::run(context))),
+    ("endpointslice-mirroring-controller", |context, _| Box::pin(endpointslice::mirror::run(context))),
     ("garbage-collector-controller", |context, _| Box::pin(garbage::run(context))),
     ("node-lifecycle-controller", |context, config| Box::pin(node::lifecycle::run(context, config.node_grace))),
     ("taint-eviction-controller", |context, _| Box::pin(node::eviction::run(context))),
     ("pod-garbage-collector-controller", |context, config| Box::pin(pod_gc::run(context, config.terminated_pods_max))),
-];
-
-/// The names that [`Config::controllers`] may hold.
-pub fn names() -> impl Iterator<Item = &'static str> {
-    CONTROLLERS.iter().map(|(name, _)| *name)
-}
-
     ("certificatesigningrequest-approving-controller", |context, config| {
         Box::pin(csr::run_approving(context, config.signer))
     }),
@@ -120,6 +111,13 @@ pub fn names() -> impl Iterator<Item = &'static str> {
         Box::pin(csr::run_signing(context, config.signer))
     }),
     ("certificatesigningrequest-cleaner-controller", |context, _| Box::pin(csr::run_cleaner(context))),
+];
+
+/// The names that [`Config::controllers`] may hold.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    CONTROLLERS.iter().map(|(name, _)| *name)
+}
+
 /// Runs the enabled controllers until `context.shutdown`; returns when all have finished the work in hand.
 pub async fn run(context: Context, config: Config) {
     let mut tasks = JoinSet::new();

@@ -112,13 +112,13 @@ impl Cluster {
         cluster
     }
 
-    pub fn api<K>(&self) -> Api<K>
-    where
     /// A client that is somebody else than the administrator.
     pub fn client_as(&self, user: &str, groups: &[&str]) -> kube::Client {
         self.clients.client_as(user, groups)
     }
 
+    pub fn api<K>(&self) -> Api<K>
+    where
         K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
     {
         Api::namespaced(self.client.clone(), "test")
@@ -237,8 +237,6 @@ async fn step(api: &Api<Pod>, pod: &Pod, name: &str) -> Result<(), kube::Error> 
         return Ok(());
     }
     let label = |label: &str| pod.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(label));
-    let (ready, ip) = (!label("unready"), ip_of(name));
-    let status = pod.status.clone().unwrap_or_default();
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default();
     if matches!(phase, "Succeeded" | "Failed") {
         return Ok(());
@@ -247,6 +245,8 @@ async fn step(api: &Api<Pod>, pod: &Pod, name: &str) -> Result<(), kube::Error> 
         client::found(end_pod(api, name, phase, i32::from(phase != "Succeeded")).await)?;
         return Ok(());
     }
+    let (ready, ip) = (!label("unready"), ip_of(name));
+    let status = pod.status.clone().unwrap_or_default();
     let is = status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && (c.status == "True") == ready);
     if is && status.pod_ip.is_some() {
         return Ok(());
@@ -260,8 +260,6 @@ async fn step(api: &Api<Pod>, pod: &Pod, name: &str) -> Result<(), kube::Error> 
     Ok(())
 }
 
-fn pinned(pod: &Pod) -> Option<&str> {
-    let affinity = pod.spec.as_ref()?.affinity.as_ref()?.node_affinity.as_ref()?;
 /// What a kubelet reports of a pod whose only container, `c`, has ended.
 pub async fn end_pod(api: &Api<Pod>, name: &str, phase: &str, exit_code: i32) -> Result<Pod, kube::Error> {
     let now = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(k8s_openapi::jiff::Timestamp::now());
@@ -272,6 +270,8 @@ pub async fn end_pod(api: &Api<Pod>, name: &str, phase: &str, exit_code: i32) ->
     api.patch_status(name, &PatchParams::default(), &Patch::Strategic(json!({ "status": status }))).await
 }
 
+fn pinned(pod: &Pod) -> Option<&str> {
+    let affinity = pod.spec.as_ref()?.affinity.as_ref()?.node_affinity.as_ref()?;
     let term = affinity.required_during_scheduling_ignored_during_execution.as_ref()?.node_selector_terms.first()?;
     term.match_fields.as_ref()?.first()?.values.as_ref()?.first().map(String::as_str)
 }
