@@ -26,6 +26,13 @@ impl Resource {
         format!("{}.{}", self.api.plural, self.api.group)
     }
 
+    /// Where the objects of a namespace are, or all of them.
+    pub fn path(&self, namespace: &str) -> String {
+        let root = if self.api.group.is_empty() { "/api" } else { "/apis" };
+        let home = if namespace.is_empty() { String::new() } else { format!("/namespaces/{namespace}") };
+        format!("{root}/{}{home}/{}", self.api.api_version, self.api.plural)
+    }
+
     pub fn in_namespace(&self, client: &kube::Client, namespace: &str) -> Api<DynamicObject> {
         if self.namespaced && !namespace.is_empty() {
             Api::namespaced_with(client.clone(), namespace, &self.api)

@@ -20,6 +20,7 @@ mod owner;
 mod pod_control;
 mod pod_gc;
 mod pods;
+mod quota;
 mod replicaset;
 mod serviceaccount;
 mod statefulset;
@@ -111,6 +112,7 @@ const CONTROLLERS: &[(&str, Controller)] = &[
         Box::pin(csr::run_signing(context, config.signer))
     }),
     ("certificatesigningrequest-cleaner-controller", |context, _| Box::pin(csr::run_cleaner(context))),
+    ("resourcequota-controller", |context, _| Box::pin(quota::run(context))),
 ];
 
 /// The names that [`Config::controllers`] may hold.

@@ -8,6 +8,7 @@ mod node_restriction;
 mod pod_security;
 mod pod_spec;
 mod priority;
+mod resource_quota;
 mod runtime_class;
 mod service_account;
 pub mod storage;
@@ -23,9 +24,12 @@ use apimachinery::resource::ResourceRow;
 use apimachinery::status::{Result, StatusError};
 use apimachinery::{Value, meta};
 
+use tokio::sync::{Mutex, OwnedMutexGuard};
+
 use crate::authz::Authorizer;
 use crate::object::Entry;
 use crate::request::UserInfo;
+use crate::strategy::Claim;
 use crate::view::View;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,6 +107,15 @@ pub trait Plugin: Send + Sync {
     fn validate(&self, _request: &mut Request<'_>) -> Result<()> {
         Ok(())
     }
+    /// What is written in the transaction that writes the object, and on what condition; or why the object may not be. Asked last, of
+    /// the object as it will be stored, and again after a lost race.
+    fn claims(&self, _request: &Request<'_>) -> Result<Vec<Claim>> {
+        Ok(Vec::new())
+    }
+    /// What creates of a kind in a namespace hold one after the other, where their claims would else lose against each other.
+    fn turn(&self, _view: &View, _row: &ResourceRow, _namespace: &str) -> Option<Arc<Mutex<()>>> {
+        None
+    }
 }
 
 /// The plugins in upstream's order.
@@ -129,6 +142,20 @@ impl Chain {
 
     pub fn validate(&self, request: &mut Request<'_>) -> Result<()> {
         self.applicable(request.operation).try_for_each(|plugin| plugin.validate(request))
+    }
+
+    pub fn claims(&self, request: &Request<'_>) -> Result<Vec<Claim>> {
+        let mut claims = Vec::new();
+        for plugin in self.applicable(request.operation) {
+            claims.extend(plugin.claims(request)?);
+        }
+        Ok(claims)
+    }
+
+    /// Waits for the turn of a write, if writes like it take turns, and holds it.
+    pub async fn turn(&self, view: &View, row: &ResourceRow, namespace: &str) -> Option<OwnedMutexGuard<()>> {
+        let turn = self.plugins.iter().find_map(|plugin| plugin.turn(view, row, namespace))?;
+        Some(turn.lock_owned().await)
     }
 
     fn applicable(&self, operation: Operation) -> impl Iterator<Item = &dyn Plugin> {
@@ -176,5 +203,6 @@ pub fn default_chain(authorizer: Arc<Authorizer>) -> Chain {
         Box::new(certificates::CertificateSigning(authorizer)),
         Box::new(certificates::CertificateSubjectRestriction),
         Box::new(default_class::DefaultIngressClass),
+        Box::new(resource_quota::ResourceQuota::new()),
     ])
 }

@@ -8,6 +8,7 @@ use store::{Op, Options, Store, Txn};
 use super::{Operation, Plugin, Request};
 use crate::object::encode;
 use crate::request::UserInfo;
+use crate::strategy::Claim;
 use crate::view::{View, key};
 
 pub struct Cluster {
@@ -91,7 +92,11 @@ impl Case {
         self.run(cluster, |request| plugin.validate(request))
     }
 
-    fn run(&mut self, cluster: &Cluster, work: impl FnOnce(&mut Request<'_>) -> Result<()>) -> Result<()> {
+    pub fn claims(&mut self, cluster: &Cluster, plugin: &dyn Plugin) -> Result<Vec<Claim>> {
+        self.run(cluster, |request| plugin.claims(request))
+    }
+
+    fn run<T>(&mut self, cluster: &Cluster, work: impl FnOnce(&mut Request<'_>) -> Result<T>) -> Result<T> {
         let row = builtin().preferred(self.group, self.plural).expect("tests use built-in kinds");
         let named = self.old.as_ref().unwrap_or(&self.object);
         let (namespace, name) = (meta::namespace(named).to_owned(), meta::name(named).to_owned());

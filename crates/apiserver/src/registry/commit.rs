@@ -7,23 +7,30 @@ use bytes::Bytes;
 use store::{Compare, Durability, Expect, Op, Outcome, Txn};
 
 use super::key_of;
-use super::prepare::{self, Moment};
+use super::prepare::{self, Attributes, Moment};
+use crate::admission::Operation;
 use crate::object::Entry;
 use crate::server::{ApiServer, Call};
 use crate::strategy::Claim;
 
-/// What the kind claims for the next state of an object (none: it goes away).
+/// What the kind and admission claim for the next state of an object (none: it goes away).
 pub fn claims(
     server: &ApiServer,
     call: &Call,
     moment: Moment,
-    next: Option<&mut Value>,
+    mut next: Option<&mut Value>,
     old: Option<&Value>,
 ) -> Result<Vec<Claim>> {
-    match server.strategies.get(&call.row).and_then(|strategy| strategy.allocator()) {
-        Some(allocator) => allocator.claims(&prepare::context(server, call, moment), next, old),
-        None => Ok(Vec::new()),
+    let mut claims = match server.strategies.get(&call.row).and_then(|strategy| strategy.allocator()) {
+        Some(allocator) => allocator.claims(&prepare::context(server, call, moment), next.as_deref_mut(), old)?,
+        None => Vec::new(),
+    };
+    if let Some(next) = next {
+        let operation = if old.is_none() { Operation::Create } else { Operation::Update };
+        let attributes = Attributes { operation, subresource: &call.info.subresource, dry_run: false, moment };
+        claims.extend(attributes.claims(server, call, next, old)?);
     }
+    Ok(claims)
 }
 
 /// `op` on an object, if its key is as expected and nobody has taken what is claimed. The object's entry is the first.

@@ -71,7 +71,9 @@ async fn add(
     mut object: Value,
 ) -> Result<Option<Stored>> {
     let key = key_of(call, name);
-    let claims_anything = server.strategies.get(&call.row).is_some_and(|strategy| strategy.allocator().is_some());
+    let turn = server.admission.turn(&server.view, &call.row, super::namespace_of(call)).await;
+    let allocates = server.strategies.get(&call.row).is_some_and(|strategy| strategy.allocator().is_some());
+    let claims_anything = allocates || turn.is_some();
     let mut moment = moment;
     for _ in 0..super::update::MAX_TRIES {
         if server.view.store().get(&key).is_some() {

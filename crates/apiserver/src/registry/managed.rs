@@ -18,12 +18,6 @@ pub enum Change {
     Applied,
 }
 
-impl Change {
-    pub fn pins_version(self) -> bool {
-        self == Change::Update
-    }
-}
-
 /// The facts of one writer, for [`Manager`] to borrow.
 pub struct Writer<'a> {
     name: &'a str,

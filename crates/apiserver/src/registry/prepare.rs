@@ -11,7 +11,7 @@ use super::options::WriteOptions;
 use super::{body, managed};
 use crate::admission::{Chain, Operation, Request};
 use crate::server::{ApiServer, Call};
-use crate::strategy::{Context, Part};
+use crate::strategy::{Claim, Context, Part};
 
 /// When and with what luck a write happens; fixed per attempt, so that everything below is a function of its arguments.
 #[derive(Clone, Copy, Debug)]
@@ -211,7 +211,33 @@ impl Attributes<'_> {
         question: fn(&Chain, &mut Request<'_>) -> Result<()>,
     ) -> Result<()> {
         let mut warnings = Vec::new();
-        let mut request = Request {
+        let outcome =
+            self.request(server, call, object, old, &mut warnings, |request| question(&server.admission, request));
+        call.warnings.extend(warnings);
+        outcome
+    }
+
+    /// What the plugins claim for the object as it will be stored.
+    pub fn claims(
+        self,
+        server: &ApiServer,
+        call: &Call,
+        object: &mut Value,
+        old: Option<&Value>,
+    ) -> Result<Vec<Claim>> {
+        self.request(server, call, object, old, &mut Vec::new(), |request| server.admission.claims(request))
+    }
+
+    fn request<T>(
+        self,
+        server: &ApiServer,
+        call: &Call,
+        object: &mut Value,
+        old: Option<&Value>,
+        warnings: &mut Vec<String>,
+        work: impl FnOnce(&mut Request<'_>) -> T,
+    ) -> T {
+        work(&mut Request {
             operation: self.operation,
             user: &call.user,
             row: &call.row,
@@ -224,10 +250,7 @@ impl Attributes<'_> {
             now: self.moment.now,
             seed: self.moment.seed,
             view: &server.view,
-            warnings: &mut warnings,
-        };
-        let outcome = question(&server.admission, &mut request);
-        call.warnings.extend(warnings);
-        outcome
+            warnings,
+        })
     }
 }

@@ -73,6 +73,7 @@ pub async fn modify<F>(
 where
     F: FnMut(&mut Call, &Value) -> Result<(Value, managed::Change)>,
 {
+    let mut turn = None;
     for _ in 0..MAX_TRIES {
         let moment = Moment::take();
         let entry = super::current(server, call)?;
@@ -82,13 +83,13 @@ where
         if !version.is_empty() && version != meta::resource_version(&old) {
             return Err(StatusError::modified(&call.row.group_resource(), &call.info.name));
         }
-        let pinned = !version.is_empty() && manager.pins_version();
         let next = prepare::update(server, call, options, moment, part, object, &old, manager)?;
         if let Some(stored) = swap(server, call, options, moment, &entry, &old, next).await? {
             return Ok(stored);
         }
-        if pinned {
-            return Err(StatusError::modified(&call.row.group_resource(), &call.info.name));
+        // It may have lost only what it claims; if so, then not again to those who create.
+        if turn.is_none() {
+            turn = server.admission.turn(&server.view, &call.row, super::namespace_of(call)).await;
         }
     }
     Err(StatusError::modified(&call.row.group_resource(), &call.info.name))
