@@ -26,12 +26,22 @@ macro_rules! tests {
 mod apimachinery;
 mod apps;
 mod auth;
+mod cluster;
 mod lifecycle;
 mod network;
+mod storage;
 
 /// All tests, in the order of the list.
 pub fn all() -> Vec<Test> {
-    let mut tests = [apimachinery::all(), apps::all(), auth::TESTS.to_vec(), network::all()].concat();
+    let mut tests = [
+        apimachinery::all(),
+        apps::all(),
+        auth::TESTS.to_vec(),
+        cluster::TESTS.to_vec(),
+        network::all(),
+        storage::TESTS.to_vec(),
+    ]
+    .concat();
     tests.sort_by_key(|test| test.name);
     tests
 }

@@ -187,43 +187,54 @@ pub async fn status_of(api: &Api, name: &str, status: &Value) -> Result<()> {
     expect_part(&updated["status"], status, "replaced status")
 }
 
-/// Create, get, patch, update, list, delete, create again, deletecollection: objects that are found by labels which the steps
-/// before put on them.
+/// Create two, get, patch, update, list, delete, create another, deletecollection: objects that are found by labels which the
+/// steps before put on them. The row's objects need names.
 pub async fn cycle(cx: Arc<Cx>, row: &Row) -> Result<()> {
     let api = cx.api(row.kind);
     let label = cx.unique("cycle");
+    let of_test = format!("{LABEL}={label}");
     cx.step("create");
-    let made = api.create(&row.make(&cx, 0, &label)).await?;
-    let subject = name(&made).to_owned();
-    cx.delete_later(&api, &subject);
+    let mut made = Vec::new();
+    for number in 0..2 {
+        let object = row.make(&cx, number, &label);
+        made.push(api.create(&object).await?);
+        cx.delete_later(&api, name(&object));
+        expect_failure(api.create(&object).await, 409, "the same object again")?;
+    }
+    let subject = name(&made[0]);
     cx.step("get");
-    let read = api.get(&subject).await?;
-    expect(&read, "/metadata/uid", uid(&made))?;
-    expect(&read, "/metadata/name", subject.as_str())?;
+    for object in &made {
+        expect(&api.get(name(object)).await?, "/metadata/uid", uid(object))?;
+    }
     cx.step("patch");
-    let mut patch = json!({"metadata": {"labels": {&subject: "patched"}}});
+    let mut patch = json!({"metadata": {"labels": {subject: "patched"}}});
     overlay(&mut patch, &(row.patch)());
-    expect_part(&api.patch(&subject, Patch::Merge, &patch).await?, &patch, "patched")?;
+    expect_part(&api.patch(subject, Patch::Strategic, &patch).await?, &patch, "patched")?;
     cx.step("update");
-    let mut update = json!({"metadata": {"labels": {&subject: "updated"}}});
+    let mut update = json!({"metadata": {"labels": {subject: "updated"}}});
     overlay(&mut update, &(row.update)());
-    expect_part(&api.change(&subject, |object| overlay(object, &update)).await?, &update, "updated")?;
+    expect_part(&api.change(subject, |object| overlay(object, &update)).await?, &update, "updated")?;
     cx.step("list");
     let selector = format!("{subject}=updated");
     for list in [api.list(&labelled(&selector)).await?, cx.cluster_wide(row.kind).list(&labelled(&selector)).await?] {
         let found = items(&list, "/items");
         ensure!(found.len() == 1 && name(&found[0]) == subject, "listed by the updated label: {list}");
     }
+    let list = api.list(&labelled(&of_test)).await?;
+    ensure!(
+        items(&list, "/items").len() == 2,
+        "{} objects by the test's label, expected 2",
+        items(&list, "/items").len()
+    );
     cx.step("delete");
-    api.delete(&subject).await?;
-    api.wait_gone(&subject, SOON).await?;
+    api.delete(subject).await?;
+    api.wait_gone(subject, SOON).await?;
     cx.step("create another");
-    let another = api.create(&row.make(&cx, 1, &label)).await?;
+    let another = api.create(&row.make(&cx, 2, &label)).await?;
     cx.delete_later(&api, name(&another));
     cx.step("deletecollection");
-    let selector = format!("{LABEL}={label}");
-    api.delete_collection(&labelled(&selector)).await?;
-    api.wait_none(&labelled(&selector), SOON).await
+    api.delete_collection(&labelled(&of_test)).await?;
+    api.wait_none(&labelled(&of_test), SOON).await
 }
 
 #[cfg(test)]
