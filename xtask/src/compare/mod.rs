@@ -7,6 +7,7 @@
 mod side;
 mod table;
 mod upstream;
+mod upstream_node;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -75,22 +76,24 @@ fn options(args: &[String]) -> Result<Options> {
 pub fn run(args: &[String]) -> Result<()> {
     let options = options(args)?;
     host::install()?;
-    let run = Run {
+    let mut run = Run {
         cache: Cache::open()?,
         generator: bench::generator()?,
         binary: options.binary.clone().map_or_else(|| host::build(false), Ok)?,
         work: crate::root().join("target/compare"),
+        loads: vec![load_average()],
         options,
     };
     bench::private_loopback()?;
-    for side in &run.options.sides {
+    for side in run.options.sides.clone() {
         fs::create_dir_all(&run.work)?;
         let _ = fs::remove_file(run.records(side));
-        println!("\n{side}");
+        println!("\n{side}, load average {}", load_average());
         run.measure(side)?;
+        run.loads.push(load_average());
     }
-    if run.options.sides.contains(&"ours") && run.options.wants("node") {
-        bench::node(&run.generator, &run.binary, &[run.record_to("ours")])?;
+    if run.options.wants("node") {
+        run.nodes()?;
     }
     run.publish()
 }
@@ -103,6 +106,8 @@ struct Run {
     /// Ours.
     binary: PathBuf,
     work: PathBuf,
+    /// Load averages of the machine: at the start, and after each side.
+    loads: Vec<String>,
 }
 
 impl Run {
@@ -139,12 +144,36 @@ impl Run {
         Ok(())
     }
 
+    /// A real node of either side, in a network with a bridge.
+    fn nodes(&self) -> Result<()> {
+        if self.options.sides.contains(&"ours") {
+            bench::node(&self.generator, &self.binary, &[self.record_to("ours")])?;
+        }
+        if self.options.sides.contains(&"upstream") {
+            host::enter_private_network()?;
+            let work = self.work.join("upstream");
+            let _ = fs::remove_dir_all(&work);
+            fs::create_dir_all(&work)?;
+            let node = upstream_node::Node::new(&self.cache, &work)?;
+            let mut command = Command::new(&self.generator);
+            command.args(["--work=node", "--start"]).arg(node.side.starter());
+            host::run(command.arg("--kubeconfig").arg(&node.side.kubeconfig).arg(self.record_to("upstream")))?;
+            node.load_images(&self.cache)?;
+            self.bench(&node.side, &["--work=node"])?;
+        }
+        Ok(())
+    }
+
     /// A fresh control plane that is ready; the time that this took is a row. Not `whole`: without controllers and scheduler.
     fn start(&self, name: &'static str, whole: bool) -> Result<Side> {
         let work = self.work.join(name);
         let _ = fs::remove_dir_all(&work);
         fs::create_dir_all(&work)?;
-        let side = if name == "ours" { ours(&self.binary, &work, whole)? } else { upstream::side(&self.cache, &work)? };
+        let side = if name == "ours" {
+            ours(&self.binary, &work, whole)?
+        } else {
+            upstream::side(&self.cache, &work, Vec::new())?
+        };
         let mut command = Command::new(&self.generator);
         command.arg("--start").arg(side.starter()).arg("--kubeconfig").arg(&side.kubeconfig);
         if whole {
@@ -198,7 +227,7 @@ impl Run {
         let read = |side: &str| fs::read_to_string(self.records(side)).unwrap_or_default();
         let (ours, theirs) = (read("ours"), read("upstream"));
         let lines = table::lines(&Rows::parse(&ours), &Rows::parse(&theirs));
-        let text = format!("{}\n{}", heading(&ours, &theirs), table::markdown(&lines, WORST));
+        let text = format!("{}\n{}", heading(&ours, &theirs, &self.loads), table::markdown(&lines, WORST));
         println!("\n{text}");
         if !self.options.record {
             return Ok(());
@@ -253,22 +282,26 @@ fn without_heading(records: &str, prefix: &str) -> String {
         .collect()
 }
 
-/// Date, commit and machine as the records say, and how busy the machine is.
-fn heading(ours: &str, upstream: &str) -> String {
+/// How busy the machine has been in the last minute.
+fn load_average() -> String {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().unwrap_or_default().to_owned()
+}
+
+/// Date, commit and machine as the records say, and how busy the machine was.
+fn heading(ours: &str, upstream: &str, loads: &[String]) -> String {
     let first = without_heading(ours, "") + &without_heading(upstream, "");
     let cells: Vec<&str> = first.lines().next().unwrap_or_default().split('\t').collect();
     let cell = |index: usize| cells.get(index).copied().unwrap_or("?");
-    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let load: Vec<&str> = load.split(' ').take(3).collect();
     format!(
         "# Ours and upstream's control plane, measured in one run\n\nWritten by `cargo xtask compare`. {}, commit {}, {} cores, {} GiB; \
-         load average at the end {}.\nUpstream is {VERSION} with Debian's etcd, all on this machine, both sides under the same load generator \
+         load average at the start and after each side {}.\nUpstream is {VERSION} with Debian's etcd, all on this machine, both sides under the same load generator \
          and the same hollow nodes.\nA row's name and measures are those of [README.md](README.md).\n",
         cell(0),
         cell(1),
         cell(2),
         cell(3),
-        load.join(" "),
+        loads.join(", "),
     )
 }
 

@@ -71,6 +71,25 @@ impl Side {
             }
         }
     }
+
+    /// Ends every process that names the folder on its command line (shims, and with them their containers), and unmounts what is in it.
+    pub fn clear(&self) {
+        let work = self.work.display().to_string();
+        for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let pid = entry.file_name().to_str().and_then(|name| name.parse().ok());
+            let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            if let Some(pid) = pid.filter(|_| String::from_utf8_lossy(&command).contains(&work)) {
+                // Gone already, at worst.
+                kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
+            }
+        }
+        let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
+        for point in
+            mounts.lines().rev().filter_map(|line| line.split(' ').nth(1)).filter(|point| point.starts_with(&work))
+        {
+            let _ = std::process::Command::new("umount").args(["-l", point]).output();
+        }
+    }
 }
 
 impl Drop for Side {

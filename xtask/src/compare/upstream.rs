@@ -31,8 +31,8 @@ openssl genrsa -out accounts.key 2048
 openssl rsa -in accounts.key -pubout -out accounts.pub
 ";
 
-/// Prepares it in an empty folder; nothing runs yet.
-pub fn side(cache: &Cache, work: &Path) -> Result<Side> {
+/// Prepares it in an empty folder, and `more` that starts after it; nothing runs yet.
+pub fn side(cache: &Cache, work: &Path, more: Vec<Part>) -> Result<Side> {
     for program in ["kube-apiserver", "kube-controller-manager", "kube-scheduler"] {
         if !cache.program(program).is_file() {
             bail!("upstream's {program} is not built yet: run `cargo xtask conformance --build` first");
@@ -46,7 +46,9 @@ pub fn side(cache: &Cache, work: &Path) -> Result<Side> {
     fs::write(&kubeconfig, admin(work))?;
     // etcd logs a warning for a data folder that others may read.
     run(Command::new("install").args(["-d", "-m", "700"]).arg(work.join("etcd")))?;
-    Side::new("upstream", work, kubeconfig.clone(), &parts(cache, work, &kubeconfig))
+    let mut all = parts(cache, work, &kubeconfig);
+    all.extend(more);
+    Side::new("upstream", work, kubeconfig, &all)
 }
 
 fn admin(work: &Path) -> String {
