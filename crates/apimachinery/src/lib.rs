@@ -6,6 +6,7 @@
 //! Must not know: tokio, sockets, files, clocks, random numbers. Time and randomness come in as arguments.
 
 pub mod apply;
+pub mod cron;
 pub mod field;
 pub mod meta;
 pub mod names;

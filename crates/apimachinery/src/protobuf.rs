@@ -435,6 +435,20 @@ mod tests {
     }
 
     #[test]
+    fn types_whose_names_have_capitals_are_known() {
+        let port = |words: &[u8]| field(2, words);
+        let by_number = field(2, &port(&[1 << 3, 0, 2 << 3, 0x90, 0x3f]));
+        let by_name = field(2, &port(&[&[1 << 3, 1][..], &field(3, b"web")].concat()));
+        let probe = |handler: &[u8]| field(1, handler);
+        let container = [field(1, b"c"), field(10, &probe(&by_number)), field(11, &probe(&by_name))].concat();
+        let bytes = envelope("v1", "Pod", &field(2, &field(2, &container)));
+        let pod = decode(&bytes).unwrap();
+        let container = &pod["spec"]["containers"][0];
+        assert_eq!(container["livenessProbe"]["httpGet"], json!({"port": 8080}));
+        assert_eq!(container["readinessProbe"]["httpGet"], json!({"port": "web"}));
+    }
+
+    #[test]
     fn every_stored_kind_has_numbers() {
         let missing: Vec<String> = crate::resource::builtin()
             .rows()

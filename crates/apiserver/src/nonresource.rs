@@ -59,6 +59,8 @@ pub async fn answer(server: &ApiServer, head: &Parts, info: &RequestInfo) -> Res
         [endpoint @ ("healthz" | "livez" | "readyz"), check @ ..] => {
             server.health.answer(endpoint, &check.join("/"), &query).ok_or_else(StatusError::no_such_path)
         }
+        // Whoever joins checks its digest against the token.
+        ["cacerts"] => Ok(respond::text(200, server.settings.serving_ca.clone())),
         ["version"] => Ok(respond::value(200, Encoding::Json, &version(&server.version))),
         ["metrics"] => Ok(respond::bytes(200, "text/plain; version=0.0.4; charset=utf-8", server.metrics.render())),
         ["api"] => discovery::legacy_versions(server, accept),

@@ -22,6 +22,7 @@ use crate::authz::{Authorizer, Decision};
 use crate::http::negotiate::{self, Accepted};
 use crate::http::parse::request_info;
 use crate::http::query::Query;
+use crate::http::socket::Socket;
 use crate::http::{Body, BoxError, Response, respond};
 use crate::metrics::Metrics;
 use crate::object::ObjectStore;
@@ -190,7 +191,7 @@ impl ApiServer {
 
     async fn checked(
         &self,
-        head: Parts,
+        mut head: Parts,
         body: Body,
         query: Query,
         info: RequestInfo,
@@ -213,12 +214,17 @@ impl ApiServer {
         let accepted = if is_connect(&info) {
             Accepted { encoding: negotiate::Encoding::Json, shape: negotiate::Shape::Object }
         } else {
-            negotiate::accept(header_text(&head.headers, header::ACCEPT))?
+            negotiate::accept(header_text(&head.headers, header::ACCEPT), row.stored)?
         };
+        let socket = Socket::of(&mut head, &info)?;
         let call = Call { user, info, row, query, accepted, head, warnings };
         let work = Box::pin(registry::dispatch(self, call, body));
         if streams {
-            return work.await;
+            let response = work.await?;
+            return Ok(match socket {
+                Some(socket) => socket.deliver(response),
+                None => response,
+            });
         }
         match tokio::time::timeout(REQUEST_TIMEOUT, work).await {
             Ok(answer) => answer,

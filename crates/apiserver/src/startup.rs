@@ -26,6 +26,8 @@ pub struct Startup {
     pub service_ip: String,
     /// Cluster IP of `kube-system/kube-dns`; none where cluster DNS is disabled.
     pub cluster_dns: Option<String>,
+    /// Further objects that are to be as they are here at each start.
+    pub objects: Vec<Value>,
 }
 
 /// Creates or brings up to date what every cluster has. The server is ready afterwards.
@@ -35,7 +37,7 @@ pub async fn start(server: &ApiServer, settings: &Startup) -> Result<()> {
     // All at once, so that they share few fsyncs; what lives in a namespace comes after it.
     try_join_all(namespaces.iter().map(|object| ensure(server, object))).await?;
     try_join_all(rest.iter().map(|object| ensure(server, object))).await?;
-    let own = own_objects(settings);
+    let own = own_objects(settings).into_iter().chain(settings.objects.iter().cloned()).collect::<Vec<_>>();
     try_join_all(own.iter().map(|object| replace(server, object))).await?;
     crate::crds::start(server).await?;
     server.health.set_bootstrapped();

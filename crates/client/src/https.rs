@@ -115,6 +115,14 @@ pub fn client(url: &str, credentials: Credentials) -> Result<kube::Client, Clien
     connect(&kube::Config::new(uri), credentials)
 }
 
+/// A client of the server at `url` that a bearer token authenticates.
+pub fn client_with_token(url: &str, ca: Pem, token: &str) -> Result<kube::Client, ClientError> {
+    let uri: Uri = url.parse().map_err(|error| ClientError::Url { url: url.to_owned(), reason: format!("{error}") })?;
+    let mut config = kube::Config::new(uri);
+    config.auth_info.token = Some(token.to_owned().into());
+    connect(&config, Credentials { ca, identity: None })
+}
+
 /// A client as a kubeconfig's current context says: CA, client certificate or token.
 pub async fn client_from_kubeconfig(path: &Path) -> Result<kube::Client, ClientError> {
     let kubeconfig = Kubeconfig::read_from(path)?;

@@ -3,10 +3,12 @@
 //! Every controller acts as its own service account, wakes on changes and timers only, and costs no more for a change
 //! than the objects it touches. Must not know: the API server, the store, nodes' insides.
 
+mod cronjob;
 pub mod csr;
 mod daemonset;
 mod deployment;
 mod discovery;
+mod disruption;
 mod endpointslice;
 mod error;
 #[cfg(test)]
@@ -47,6 +49,8 @@ pub struct Config {
     pub controllers: Vec<String>,
     /// The cluster's certificate authority (PEM), published in each namespace; empty if there is none.
     pub root_ca: String,
+    /// The networks that nodes' pod networks are cut from, one of each address family; empty if somebody else does so.
+    pub cluster_cidrs: Vec<String>,
     /// Finished pods that are kept (upstream's `--terminated-pod-gc-threshold`); zero keeps all.
     pub terminated_pods_max: usize,
     /// How long a kubelet may be silent.
@@ -61,6 +65,7 @@ impl Default for Config {
         Config {
             controllers: vec!["*".to_owned()],
             root_ca: String::new(),
+            cluster_cidrs: Vec::new(),
             terminated_pods_max: 12_500,
             node_grace: Grace::default(),
             signer: None,
@@ -97,12 +102,14 @@ const CONTROLLERS: &[(&str, Controller)] = &[
     ("daemonset-controller", |context, _| Box::pin(daemonset::run(context))),
     ("statefulset-controller", |context, _| Box::pin(statefulset::run(context))),
     ("job-controller", |context, _| Box::pin(job::run(context))),
+    ("cronjob-controller", |context, _| Box::pin(cronjob::run(context))),
     ("ttl-after-finished-controller", |context, _| Box::pin(job::ttl::run(context))),
     ("endpointslice-controller", |context, _| Box::pin(endpointslice::run(context))),
     ("endpoints-controller", |context, _| Box::pin(endpointslice::endpoints::run(context))),
     ("endpointslice-mirroring-controller", |context, _| Box::pin(endpointslice::mirror::run(context))),
     ("garbage-collector-controller", |context, _| Box::pin(garbage::run(context))),
     ("node-lifecycle-controller", |context, config| Box::pin(node::lifecycle::run(context, config.node_grace))),
+    ("node-ipam-controller", |context, config| Box::pin(node::ipam::run(context, config.cluster_cidrs))),
     ("taint-eviction-controller", |context, _| Box::pin(node::eviction::run(context))),
     ("pod-garbage-collector-controller", |context, config| Box::pin(pod_gc::run(context, config.terminated_pods_max))),
     ("certificatesigningrequest-approving-controller", |context, config| {
@@ -113,6 +120,7 @@ const CONTROLLERS: &[(&str, Controller)] = &[
     }),
     ("certificatesigningrequest-cleaner-controller", |context, _| Box::pin(csr::run_cleaner(context))),
     ("resourcequota-controller", |context, _| Box::pin(quota::run(context))),
+    ("disruption-controller", |context, _| Box::pin(disruption::run(context))),
 ];
 
 /// The names that [`Config::controllers`] may hold.

@@ -79,7 +79,7 @@ pub fn run(config: &Server) -> ExitCode {
 }
 
 fn storage(config: &Server) -> Vec<Check> {
-    let dir = &config.data_dir;
+    let dir = &config.host.data_dir;
     let existing = dir.ancestors().find(|d| d.exists()).unwrap_or(Path::new("/"));
     let writable = existing.is_dir() && access(existing, AccessFlags::W_OK | AccessFlags::X_OK).is_ok();
     let free = nix::sys::statvfs::statvfs(existing).map_or(0, |fs| fs.blocks_available() * fs.fragment_size());
@@ -99,22 +99,22 @@ fn storage(config: &Server) -> Vec<Check> {
 
 /// The ports to listen on. Those of a server that runs with these settings are taken, and rightly so.
 fn ports(config: &Server) -> Vec<Check> {
-    let lock = std::fs::File::open(config.data_dir.join("lock")).ok();
+    let lock = std::fs::File::open(config.host.data_dir.join("lock")).ok();
     let running = lock.is_some_and(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock).is_err());
     if running {
-        return vec![Check::new(format!("a server is running on {}", config.data_dir.display()), true, "")];
+        return vec![Check::new(format!("a server is running on {}", config.host.data_dir.display()), true, "")];
     }
     let check = |what: &str, address: SocketAddr, bound: std::io::Result<()>, mend: &str| {
         Check::tried(format!("{what} {address} is free"), bound, mend)
     };
     let tcp = |address: SocketAddr| TcpListener::bind(address).map(drop);
     let stop = "stop what listens there (ss -tulnp)";
-    let api = SocketAddr::new(config.bind_address, config.port);
+    let api = SocketAddr::new(config.host.bind_address, config.port);
     let mut checks = vec![check("TCP", api, tcp(api), "stop what listens there (ss -tlnp) or set --https-listen-port")];
     if config.agent {
-        let kubelet = SocketAddr::new(config.bind_address, node::KUBELET_PORT);
+        let kubelet = SocketAddr::new(config.host.bind_address, node::KUBELET_PORT);
         checks.push(check("TCP", kubelet, tcp(kubelet), stop));
-        let dns = SocketAddr::new(config.node_ip, node::DNS_PORT);
+        let dns = SocketAddr::new(config.host.node_ip, node::DNS_PORT);
         if config.enabled("dns") {
             checks.push(check("TCP", dns, tcp(dns), stop));
             checks.push(check("UDP", dns, UdpSocket::bind(dns).map(drop), stop));
@@ -129,14 +129,14 @@ fn ports(config: &Server) -> Vec<Check> {
 
 fn machine(config: &Server) -> Vec<Check> {
     let mut checks = vec![Check::new("root privileges", nix::unistd::geteuid().is_root(), "run as root")];
-    match &config.runtime_endpoint {
+    match &config.host.runtime_endpoint {
         Some(endpoint) => {
             let socket = endpoint.strip_prefix("unix://").unwrap_or(endpoint);
             let answers = std::os::unix::net::UnixStream::connect(socket).map(drop);
             checks.push(Check::tried(format!("container runtime on {endpoint}"), answers, "start it"));
         }
         None => {
-            let socket = node::containerd_socket(config);
+            let socket = node::containerd_socket(&config.host);
             let containerd = cri::containerd::find_binary();
             checks.extend([
                 Check::new("containerd", containerd.is_some(), "apt-get install containerd"),
@@ -151,8 +151,8 @@ fn machine(config: &Server) -> Vec<Check> {
         }
     }
     checks.push(Check::better(
-        format!("node address {}", config.node_ip),
-        !config.node_ip.is_loopback(),
+        format!("node address {}", config.host.node_ip),
+        !config.host.node_ip.is_loopback(),
         "no default route tells another; set --node-ip for a node that others can reach",
     ));
     checks

@@ -8,39 +8,39 @@ use apiserver::authn::{Authenticator, SigningKey, TokenSigner};
 use apiserver::authz::{Authorizer, aggregate};
 use apiserver::object::ObjectStore;
 use apiserver::proxy::Dialer;
+use apiserver::request::UserInfo;
 use apiserver::strategy::{Services, Settings, Strategies};
 use apiserver::view::View;
 use apiserver::{ApiServer, Components, Startup, admission, bootstrap, nonresource};
-use client::{ClientFactory as _, Informers};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
-use crate::GIT_VERSION;
-use crate::clients::InProcessClients;
 use crate::config::Server;
-use crate::pki::{ExpiryLater, Pki, Rotating};
+use crate::pki::{ClusterSigner, ExpiryLater, Pki, Rotating};
+use crate::process::Process;
+use crate::{GIT_VERSION, join};
 
 /// Opens the store that the configuration names.
 pub fn open_store(config: &Server) -> Result<ObjectStore> {
     if config.in_memory {
         return Ok(ObjectStore::in_memory(store::Options::default()));
     }
-    let dir = config.data_dir.join("db");
+    let dir = config.host.data_dir.join("db");
     crate::files::private_dir(&dir)?;
     ObjectStore::open(&dir, store::Options::default()).context("cannot open the state store")
 }
 
 /// Builds the API server. Nothing is listening yet.
-pub fn build(config: &Server, pki: &Pki, store: ObjectStore) -> Result<ApiServer> {
+/// `token` is the secret with which agents join.
+pub fn build(config: &Server, pki: &Pki, token: &str, store: ObjectStore) -> Result<ApiServer> {
     let view = View::new(store.clone());
     let authorizer = Authorizer::new(view.clone());
-    let issuer = format!("https://kubernetes.default.svc.{}", config.cluster_domain);
+    let issuer = format!("https://kubernetes.default.svc.{}", config.cluster.cluster_domain);
     let key = SigningKey::from_pkcs8(&pki.service_account_key).context("service account key")?;
     let signer = Arc::new(TokenSigner::new(issuer, key));
-    let authenticator = Arc::new(Authenticator::new(view, signer.clone(), []));
+    let joining = UserInfo::new("system:bootstrap:join", &["system:bootstrappers"]);
+    let authenticator = Arc::new(Authenticator::new(view, signer.clone(), [(token.to_owned(), joining)]));
     let services = Services { authorizer: authorizer.clone(), authenticator: authenticator.clone(), signer };
     let components = Components {
         store,
@@ -50,9 +50,10 @@ pub fn build(config: &Server, pki: &Pki, store: ObjectStore) -> Result<ApiServer
         authorizer,
         strategies: Strategies::new(services),
         settings: Settings {
-            service_cidr: config.service_cidr.clone(),
+            service_cidr: config.cluster.service_cidr.clone(),
             node_ports: (30000, 32767),
             advertise: advertised(config).to_string(),
+            serving_ca: pki.server_ca.certificate.clone(),
         },
         dialer: Dialer::new(&kubelet_client_tls(pki)?),
         version: nonresource::Version {
@@ -66,7 +67,7 @@ pub fn build(config: &Server, pki: &Pki, store: ObjectStore) -> Result<ApiServer
 
 /// The address at which others reach this server.
 pub fn advertised(config: &Server) -> SocketAddr {
-    SocketAddr::new(config.node_ip, config.port)
+    SocketAddr::new(config.host.node_ip, config.port)
 }
 
 /// The API server's half of TLS. Its authenticator looks at the validity of certificates at each request.
@@ -74,7 +75,7 @@ pub fn api_tls(pki: &Pki) -> Result<Arc<rustls::ServerConfig>> {
     tls(pki.api.clone(), Arc::new(ExpiryLater(client_verifier(pki)?)))
 }
 
-/// The kubelet's half of TLS.
+/// The half of TLS of the kubelet beside this server.
 pub fn kubelet_tls(pki: &Pki) -> Result<Arc<rustls::ServerConfig>> {
     tls(pki.kubelet.clone(), client_verifier(pki)?)
 }
@@ -99,7 +100,7 @@ pub fn kubelet_client_tls(pki: &Pki) -> Result<rustls::ClientConfig> {
 
 /// Binds the API's port.
 pub async fn listen(config: &Server) -> Result<TcpListener> {
-    let address = SocketAddr::new(config.bind_address, config.port);
+    let address = SocketAddr::new(config.host.bind_address, config.port);
     TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
 }
 
@@ -107,43 +108,17 @@ pub async fn listen(config: &Server) -> Result<TcpListener> {
 pub async fn bootstrap(config: &Server, pki: &Pki, api: &ApiServer) -> Result<()> {
     let startup = Startup {
         bootstrap: bootstrap::Settings {
-            service_cidrs: vec![config.service_cidr.clone()],
+            service_cidrs: vec![config.cluster.service_cidr.clone()],
             client_ca: pki.client_ca.certificate.clone(),
             request_header_ca: String::new(),
         },
-        address: (!config.node_ip.is_loopback()).then(|| config.node_ip.to_string()),
+        address: (!config.host.node_ip.is_loopback()).then(|| config.host.node_ip.to_string()),
         port: config.port,
         service_ip: config.service_ip.to_string(),
-        cluster_dns: config.enabled("dns").then(|| config.cluster_dns.to_string()),
+        cluster_dns: config.enabled("dns").then(|| config.cluster.cluster_dns.to_string()),
+        objects: vec![join::facts(&config.cluster, &pki.client_ca.certificate)],
     };
     apiserver::start(api, &startup).await.map_err(|e| anyhow::anyhow!("cannot create the cluster's first objects: {e}"))
-}
-
-/// What components of this process are started with.
-pub struct Process {
-    pub clients: Arc<InProcessClients>,
-    pub informers: Informers,
-    pub shutdown: CancellationToken,
-    pub tasks: TaskTracker,
-}
-
-impl Process {
-    pub fn new(api: &ApiServer, shutdown: CancellationToken) -> Self {
-        let clients = Arc::new(InProcessClients::new(api.clone()));
-        // One cache for all of the process: it reads as the controller manager, which may list everything that is watched here.
-        let reader = clients.client_as("system:kube-controller-manager", &[]);
-        Process { clients, informers: Informers::new(reader, shutdown.clone()), shutdown, tasks: TaskTracker::new() }
-    }
-
-    /// The context of a component that acts as `user`.
-    pub fn context(&self, user: &str, groups: &[&str]) -> client::Context {
-        client::Context {
-            client: self.clients.client_as(user, groups),
-            clients: self.clients.clone(),
-            informers: self.informers.clone(),
-            shutdown: self.shutdown.clone(),
-        }
-    }
 }
 
 /// Starts controllers and scheduler.
@@ -156,8 +131,12 @@ pub fn start(config: &Server, pki: &Pki, api: &ApiServer, process: &Process) {
     }));
     if config.enabled("controllers") {
         let context = process.context("system:kube-controller-manager", &[]);
-        let settings =
-            controllers::Config { root_ca: pki.server_ca.certificate.clone(), ..controllers::Config::default() };
+        let settings = controllers::Config {
+            root_ca: pki.server_ca.certificate.clone(),
+            cluster_cidrs: vec![config.cluster.cluster_cidr.clone()],
+            signer: Some(Arc::new(ClusterSigner::new(pki))),
+            ..controllers::Config::default()
+        };
         process.tasks.spawn(controllers::run(context, settings));
     }
     if config.enabled("scheduler") {

@@ -1,16 +1,20 @@
 //! The binary: subcommands, configuration, PKI, wiring. No logic of its own.
 
+mod agent;
 mod check;
 mod clients;
 mod config;
 mod control_plane;
 mod files;
+mod hollow;
 mod host;
+mod join;
 mod kubeconfig;
 mod logging;
 mod node;
 mod pause;
 mod pki;
+mod process;
 mod progress;
 mod server;
 
@@ -36,6 +40,10 @@ struct Cli {
 enum Command {
     /// Run a server: API, controllers and scheduler, and a node unless --disable-agent
     Server(Box<config::ServerArgs>),
+    /// Run a node that joins a server on another machine
+    Agent(Box<config::AgentArgs>),
+    /// Simulate nodes, to try a control plane at a size that no machine at hand has
+    Hollow(Box<hollow::HollowArgs>),
     /// Say what this machine lacks to run such a server, one line each with the mend
     Check(Box<config::ServerArgs>),
 }
@@ -49,8 +57,14 @@ fn main() -> ExitCode {
         Err(error) => return fail(&error),
     };
     match Cli::parse_from(arguments).command {
-        Command::Server(args) => with_config(*args, run_server),
-        Command::Check(args) => with_config(*args, |config| check::run(&config)),
+        Command::Server(args) => {
+            with(config::Server::from_args(*args), |config| run(&config.host.clone(), server::run(config)))
+        }
+        Command::Agent(args) => {
+            with(config::Agent::from_args(*args), |config| run(&config.host.clone(), agent::run(config)))
+        }
+        Command::Hollow(args) => hollow::run(*args),
+        Command::Check(args) => with(config::Server::from_args(*args), |config| check::run(&config)),
     }
 }
 
@@ -71,28 +85,29 @@ fn called_as(name: &str) -> bool {
     std::path::Path::new(&program).file_name().is_some_and(|file| file == name)
 }
 
-fn with_config(args: config::ServerArgs, run: impl FnOnce(config::Server) -> ExitCode) -> ExitCode {
-    match config::Server::from_args(args) {
+fn with<C>(config: anyhow::Result<C>, run: impl FnOnce(C) -> ExitCode) -> ExitCode {
+    match config {
         Ok(config) => run(config),
         Err(error) => fail(&error),
     }
 }
 
-fn run_server(config: config::Server) -> ExitCode {
+/// Runs what is to go on until a signal stops it.
+fn run(host: &config::Host, work: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
     // Pods' files get their modes from code that says what others may do; a mask from some shell must not take that away, nor
     // an empty one give more. Secrets say 0600 themselves.
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
-    let filter = match logging::filter(&config.log_level) {
+    let filter = match logging::filter(&host.log_level) {
         Ok(filter) => filter,
         Err(error) => return fail(&error),
     };
-    logging::start(filter, config.log_format);
-    host::raise_file_limit();
+    logging::start(filter, host.log_format);
+    crate::host::raise_file_limit();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&anyhow::Error::new(error).context("cannot start the async runtime")),
     };
-    let outcome = runtime.block_on(server::run(config));
+    let outcome = runtime.block_on(work);
     // Tasks that ignore cancellation (a blocking read, say) must not hold up the end.
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     match outcome {

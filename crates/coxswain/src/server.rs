@@ -1,38 +1,34 @@
 //! `coxswain server`: the order in which everything starts and stops.
 
-use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use apiserver::ApiServer;
-use nix::fcntl::{Flock, FlockArg};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use client::ClientFactory as _;
 use tokio_util::sync::CancellationToken;
 
+use crate::clients::InProcessClients;
 use crate::config::Server;
-use crate::control_plane::{self, Process};
+use crate::node::Node;
 use crate::pki::{self, Names, Pki};
+use crate::process::{Process, Signals};
 use crate::progress::Progress;
-use crate::{GIT_VERSION, files, kubeconfig, node};
-
-/// Components get this long to finish what they have in hand.
-const STOP_WITHIN: Duration = Duration::from_secs(10);
+use crate::{GIT_VERSION, control_plane, files, join, kubeconfig, node};
 
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(config: Server) -> Result<()> {
     let progress = Progress::start();
-    progress.step(format_args!("coxswain {GIT_VERSION}, data in {}", config.data_dir.display()));
-    files::make_dir(&config.data_dir)?;
-    let _lock = lock(&config.data_dir)?;
+    progress.step(format_args!("coxswain {GIT_VERSION}, data in {}", config.host.data_dir.display()));
+    files::make_dir(&config.host.data_dir)?;
+    let _lock = files::lock(&config.host.data_dir)?;
     let listener = control_plane::listen(&config).await?;
     rustls::crypto::ring::default_provider().install_default().ok();
 
-    let pki = Pki::open(&config.data_dir.join("tls"), &names(&config)).context("cannot set up certificates")?;
+    let pki = Pki::open(&config.host.data_dir.join("tls"), &names(&config)).context("cannot set up certificates")?;
     let pki = Arc::new(pki);
-    join_token(&config)?;
+    let token = join::secret(&config.host.data_dir, config.token.as_deref(), &pki.server_ca.certificate)?;
     let store = control_plane::open_store(&config)?;
-    let api = control_plane::build(&config, &pki, store.clone())?;
+    let api = control_plane::build(&config, &pki, &token, store.clone())?;
     progress.step(format_args!("state store open at revision {}", store.revision()));
 
     // The API stops last: components say goodbye through it.
@@ -44,16 +40,16 @@ pub async fn run(config: Server) -> Result<()> {
     progress.step(format_args!("API server ready on {}", url(&config)));
 
     let shutdown = CancellationToken::new();
-    let process = Process::new(&api, shutdown.clone());
+    let clients = Arc::new(InProcessClients::new(api.clone()));
+    // One cache for all of the process: it reads as the controller manager, which may list everything that is watched here.
+    let reader = clients.client_as("system:kube-controller-manager", &[]);
+    let process = Process::new(clients, reader, shutdown.clone());
     let outcome = work(&config, &pki, &api, &process, &progress).await;
 
     progress.step("stopping; containers keep running");
     api.health.set_stopping();
     shutdown.cancel();
-    process.tasks.close();
-    if tokio::time::timeout(STOP_WITHIN, process.tasks.wait()).await.is_err() {
-        tracing::warn!("some components did not stop in time");
-    }
+    process.finish().await;
     api_shutdown.cancel();
     let _ = serving.await;
     store.shutdown().await;
@@ -72,8 +68,15 @@ async fn work(config: &Server, pki: &Arc<Pki>, api: &ApiServer, process: &Proces
     control_plane::start(config, pki, api, process);
     progress.step("controllers and scheduler started");
     if config.agent {
+        let node = Node {
+            host: &config.host,
+            cluster: &config.cluster,
+            proxy: config.enabled("kube-proxy"),
+            dns: config.enabled("dns"),
+            tls: control_plane::kubelet_tls(pki)?,
+        };
         tokio::select! {
-            started = node::start(config, pki, process, progress) => started?,
+            started = node::start(&node, process, progress) => started?,
             () = signals.stop() => return Ok(()),
         }
     }
@@ -84,41 +87,14 @@ async fn work(config: &Server, pki: &Arc<Pki>, api: &ApiServer, process: &Proces
     Ok(())
 }
 
-/// One server per data folder.
-fn lock(data_dir: &Path) -> Result<Flock<std::fs::File>> {
-    let path = data_dir.join("lock");
-    let file = std::fs::File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(lock),
-        Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
-            bail!("another coxswain server is running on {}", data_dir.display())
-        }
-        Err((_, errno)) => Err(errno).with_context(|| format!("cannot lock {}", path.display())),
-    }
-}
-
 fn names(config: &Server) -> Names {
     Names {
-        node_name: config.node_name.clone(),
-        node_ips: vec![config.node_ip],
+        node_name: config.host.node_name.clone(),
+        node_ips: vec![config.host.node_ip],
         service_ip: config.service_ip.into(),
-        cluster_domain: config.cluster_domain.clone(),
+        cluster_domain: config.cluster.cluster_domain.clone(),
         extra: config.tls_san.clone(),
     }
-}
-
-/// The secret for agents: given, or made once.
-fn join_token(config: &Server) -> Result<()> {
-    let path = config.data_dir.join("token");
-    let token = match (&config.token, files::read_optional(&path)?) {
-        (Some(token), _) => token.clone(),
-        (None, Some(_)) => return Ok(()),
-        (None, None) => {
-            let bytes: [u8; 24] = rand::random();
-            bytes.iter().map(|b| format!("{b:02x}")).collect()
-        }
-    };
-    files::write_changed(&path, token.as_bytes())
 }
 
 /// The administrator's way in. The file changes only when what it says does.
@@ -133,24 +109,10 @@ fn url(config: &Server) -> String {
 
 /// Loopback where the server listens on it, since that needs no route.
 fn kubeconfig_address(config: &Server) -> std::net::SocketAddr {
-    let address =
-        if config.bind_address.is_unspecified() { std::net::Ipv4Addr::LOCALHOST.into() } else { config.bind_address };
+    let address = if config.host.bind_address.is_unspecified() {
+        std::net::Ipv4Addr::LOCALHOST.into()
+    } else {
+        config.host.bind_address
+    };
     std::net::SocketAddr::new(address, config.port)
-}
-
-/// What asks the server to stop.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn listen() -> Result<Self> {
-        let listen = |kind| signal(kind).context("cannot listen for signals");
-        Ok(Signals { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
-    }
-
-    async fn stop(&mut self) {
-        tokio::select! { _ = self.terminate.recv() => {}, _ = self.interrupt.recv() => {} }
-    }
 }

@@ -37,8 +37,6 @@ pub struct Config {
     pub runtime_endpoint: String,
     /// Port of the kubelet's HTTPS server, published in the node's status.
     pub port: u16,
-    /// The pod network that this node takes a /24 of, while nobody else gives out `spec.podCIDR`. None leaves it unset.
-    pub cluster_cidr: Option<String>,
     pub max_pods: u32,
     /// Labels and taints set at registration.
     pub node_labels: BTreeMap<String, String>,
@@ -74,7 +72,6 @@ impl Config {
             log_dir: data_dir.join("log"),
             runtime_endpoint: runtime_endpoint.to_owned(),
             port: 10250,
-            cluster_cidr: None,
             max_pods: 110,
             node_labels: BTreeMap::new(),
             register_with_taints: Vec::new(),

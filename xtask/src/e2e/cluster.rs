@@ -7,13 +7,18 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::host::{NODE_IP, run};
+use super::host::{BRIDGE, NODE_IP, run};
 use crate::image;
 
 const NODE: &str = "node-1";
 /// The machine that tests may have a full disk; that is not what is tested, and images cannot be pulled again.
 const UNBOTHERED: &str =
     "--kubelet-arg 'eviction-hard=memory.available<100Mi' --kubelet-arg image-gc-high-threshold=100";
+const START: &str = r#"eval "set -- $KUBELET_ARGS"
+setsid "$BINARY" server --data-dir "$DATA" --node-name node-1 --node-ip "$SERVER" "$@" --log-level info,coxswain=debug \
+  </dev/null >>"$WORK/server.log" 2>&1 &
+echo $! >"$WORK/server.pid"
+"#;
 const READY_WITHIN: Duration = Duration::from_secs(30);
 
 pub struct Cluster {
@@ -72,33 +77,36 @@ impl Cluster {
         Command::new(self.bin().join(name))
     }
 
-    /// Commands that scenarios use as well: start, stop, kill.
+    /// Commands that scenarios use as well: start, stop, kill, further nodes.
     fn write_scripts(&self, binary: &Path) -> Result<()> {
-        let (data, log, pid) = (self.data(), self.work.join("server.log"), self.work.join("server.pid"));
-        let start = format!(
-            "#!/bin/sh -eu\nsetsid {} server --data-dir {} --node-name {NODE} --node-ip {NODE_IP} {} --log-level info,coxswain=debug \
-             </dev/null >>{} 2>&1 &\necho $! >{}\n",
+        let (prefix, _) = NODE_IP.rsplit_once('.').context("an IPv4 address")?;
+        let head = format!(
+            "#!/bin/sh -eu\nBINARY={} WORK={} DATA={} SERVER={NODE_IP} PREFIX={prefix} BRIDGE={BRIDGE}\nKUBELET_ARGS=\"{UNBOTHERED}\"\n",
             binary.display(),
-            data.display(),
-            UNBOTHERED,
-            log.display(),
-            pid.display()
+            self.work.display(),
+            self.data().display(),
         );
-        let signal = |signal: &str| {
-            format!(
-                "#!/bin/sh -eu\npid=$(cat {})\nkill -{signal} \"$pid\"\nwhile kill -0 \"$pid\" 2>/dev/null && ! grep -q '^State:.Z' /proc/\"$pid\"/status; do sleep 0.05; done\n",
-                pid.display()
-            )
-        };
         fs::create_dir_all(self.bin())?;
-        for (name, text) in
-            [("cluster-start", start), ("cluster-kill", signal("KILL")), ("cluster-stop", signal("TERM"))]
-        {
+        for (name, text) in [
+            ("cluster-start", START),
+            ("cluster-kill", "exec cluster-signal \"${1:-server}\" KILL\n"),
+            ("cluster-stop", "exec cluster-signal \"${1:-server}\" TERM\n"),
+            ("cluster-signal", include_str!("cluster-signal.sh")),
+            ("cluster-join", include_str!("cluster-join.sh")),
+            ("cluster-leave", include_str!("cluster-leave.sh")),
+            ("cluster-rejoin", include_str!("cluster-rejoin.sh")),
+        ] {
             let path = self.bin().join(name);
-            fs::write(&path, text)?;
+            fs::write(&path, format!("{head}PATH={}:$PATH\n{text}", self.bin().display()))?;
             run(Command::new("chmod").arg("+x").arg(path))?;
         }
         Ok(())
+    }
+
+    /// Starts `node-<number>` on a host of its own, and gives it the images. The server is `node-1`.
+    pub fn join(&self, number: u32) -> Result<()> {
+        self.tools(&self.kubectl)?;
+        run(self.script("cluster-join").arg(number.to_string()))
     }
 
     fn wait_ready(&self, started: Instant) -> Result<()> {
@@ -253,7 +261,8 @@ fn kill_with_descendants(folder: &str) {
     let mut doomed: Vec<i32> = processes
         .iter()
         .filter(|(_, _, command)| {
-            command.contains(folder) && (command.contains("containerd") || command.contains("coxswain server"))
+            command.contains(folder)
+                && ["containerd", " server --data-dir", " agent --server"].iter().any(|part| command.contains(part))
         })
         .map(|(pid, _, _)| *pid)
         .collect();

@@ -23,6 +23,9 @@ const PACKAGES: [(&str, &str); 9] = [
 /// Address of the node inside the private network.
 pub const NODE_IP: &str = "192.168.77.2";
 
+/// The link that the cluster's nodes share.
+pub const BRIDGE: &str = "br-e2e";
+
 /// Installs what is missing. Fails, and does not skip, where that is impossible.
 pub fn install() -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
@@ -110,9 +113,9 @@ pub fn enter_private_network() -> Result<()> {
     let address = format!("{NODE_IP}/24");
     for words in [
         vec!["link", "set", "lo", "up"],
-        vec!["link", "add", "br-e2e", "type", "bridge"],
-        vec!["address", "add", &address, "dev", "br-e2e"],
-        vec!["link", "set", "br-e2e", "up"],
+        vec!["link", "add", BRIDGE, "type", "bridge"],
+        vec!["address", "add", &address, "dev", BRIDGE],
+        vec!["link", "set", BRIDGE, "up"],
     ] {
         run(Command::new("ip").args(words))?;
     }

@@ -55,6 +55,8 @@ pub struct Schema {
     /// True for a CustomResourceDefinition's schema: its own types ([`Type::structural`]) are checked by validation, in upstream's
     /// wording for structural schemas, and not by decoding. Those of ObjectMeta in it are built-in types all the same.
     pub structural: bool,
+    /// Some field has a default.
+    pub has_defaults: bool,
     /// CRDs only: what was compiled, as JSON text, for publication.
     pub source: Option<Box<str>>,
     names: HashMap<Box<str>, TypeId>,
@@ -64,7 +66,11 @@ pub struct Schema {
 impl Schema {
     /// Indexes `types` by name and by group, version and kind. The first of two equal names wins.
     pub fn new(types: Vec<Type>) -> Self {
-        let mut schema = Schema { types, ..Schema::default() };
+        let has_default = |ty: &Type| match &ty.shape {
+            Shape::Object(object) => object.fields.iter().any(|field| field.default.is_some()),
+            _ => false,
+        };
+        let mut schema = Schema { has_defaults: types.iter().any(has_default), types, ..Schema::default() };
         for (i, ty) in schema.types.iter().enumerate() {
             let id = TypeId(u32::try_from(i).expect("a schema has fewer than 2^32 types"));
             if !ty.name.is_empty() {

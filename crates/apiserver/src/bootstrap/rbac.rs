@@ -54,6 +54,9 @@ fn parse(table: &str, out: &mut Vec<Value>) -> Result<(), String> {
             ["bind", name, subjects @ ..] => {
                 bindings.push(binding("", name, "ClusterRole", name, subjects).ok_or_else(|| at("unknown subject"))?);
             }
+            ["bind-as", name, role, subjects @ ..] => {
+                bindings.push(binding("", name, "ClusterRole", role, subjects).ok_or_else(|| at("unknown subject"))?);
+            }
             ["bind-in", namespace, name, role, subjects @ ..] => {
                 bindings.push(binding(namespace, name, "Role", role, subjects).ok_or_else(|| at("unknown subject"))?);
             }

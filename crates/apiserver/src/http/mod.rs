@@ -7,6 +7,7 @@ pub mod negotiate;
 pub mod parse;
 pub mod query;
 pub mod respond;
+pub mod socket;
 
 use bytes::Bytes;
 

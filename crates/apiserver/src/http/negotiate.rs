@@ -55,8 +55,8 @@ pub fn clauses(accept: &str) -> Vec<Clause<'_>> {
     found.into_iter().map(|(_, clause)| clause).collect()
 }
 
-/// Chooses among JSON and YAML, plain, as Table or as metadata only.
-pub fn accept(header: Option<&str>) -> Result<Accepted> {
+/// Chooses among JSON and YAML, plain, as Table or as metadata only. The latter two exist only of what is stored (`shapes`).
+pub fn accept(header: Option<&str>, shapes: bool) -> Result<Accepted> {
     let plain = Accepted { encoding: Encoding::Json, shape: Shape::Object };
     let Some(header) = header.filter(|h| !h.trim().is_empty()) else { return Ok(plain) };
     for clause in clauses(header) {
@@ -67,8 +67,10 @@ pub fn accept(header: Option<&str>) -> Result<Accepted> {
         };
         let shape = match (clause.param("as"), clause.param("g"), clause.param("v")) {
             (None, _, _) => Shape::Object,
-            (Some("Table"), Some("meta.k8s.io"), Some("v1")) => Shape::Table,
-            (Some("PartialObjectMetadata" | "PartialObjectMetadataList"), Some("meta.k8s.io"), Some("v1")) => {
+            (Some("Table"), Some("meta.k8s.io"), Some("v1")) if shapes => Shape::Table,
+            (Some("PartialObjectMetadata" | "PartialObjectMetadataList"), Some("meta.k8s.io"), Some("v1"))
+                if shapes =>
+            {
                 Shape::Partial
             }
             _ => continue,
@@ -102,10 +104,16 @@ pub fn body_format(content_type: Option<&str>) -> Result<BodyFormat> {
 mod tests {
     use super::*;
 
+    fn accept(header: Option<&str>) -> Result<Accepted> {
+        super::accept(header, true)
+    }
+
     #[test]
     fn forms() {
         let table = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
         assert_eq!(accept(Some(table)).unwrap().shape, Shape::Table);
+        let only_table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+        assert_eq!(super::accept(Some(only_table), false).unwrap_err().code, 406);
         let old_table = "application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
         assert_eq!(accept(Some(old_table)).unwrap().shape, Shape::Object);
         let protobuf_first = "application/vnd.kubernetes.protobuf,application/json";

@@ -8,6 +8,7 @@ use apimachinery::status::{Result, StatusError};
 
 use crate::object::{Entry, Object};
 use crate::server::Call;
+use crate::strategy::convert;
 
 /// What a client selects. Matching needs no parsing unless a field other than name and namespace is selected.
 pub struct Filter {
@@ -67,7 +68,8 @@ impl Filter {
                 Target::Name => *meta.name == *requirement.value,
                 Target::Namespace => *meta.namespace == *requirement.value,
                 Target::Field(name) => {
-                    let value = parsed.get_or_insert_with(|| object.value());
+                    // Selectors speak of the version that the client asked for.
+                    let value = parsed.get_or_insert_with(|| convert::from_storage(row, object.value()));
                     row.selected_value(value, name).is_some_and(|found| *found == *requirement.value)
                 }
             };

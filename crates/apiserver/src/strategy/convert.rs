@@ -6,10 +6,14 @@ use apimachinery::resource::ResourceRow;
 use apimachinery::{Value, meta};
 use serde_json::{Map, json};
 
-/// Whether this object of a row is served as it is stored. A custom one may have been stored in a version that was current then.
+/// Whether this object of a row is served as it is stored. A custom one may have been stored in a version that was current then, and
+/// before its definition had the defaults that it has now.
 pub fn is_stored_form(row: &ResourceRow, json: &[u8]) -> bool {
     if !row.custom {
         return kind_of(row).is_none();
+    }
+    if row.schema.has_defaults {
+        return false;
     }
     // `encode` writes the version first.
     let rest = json.strip_prefix(b"{\"apiVersion\":\"").and_then(|rest| rest.strip_prefix(row.group.as_bytes()));
@@ -44,7 +48,11 @@ fn kind_of(row: &ResourceRow) -> Option<Conversion> {
 /// A stored object in the version of `row`.
 pub fn from_storage(row: &ResourceRow, object: Value) -> Value {
     if row.custom {
-        return versioned(object, &row.api_version());
+        let mut object = versioned(object, &row.api_version());
+        if row.schema.has_defaults {
+            apimachinery::schema::default(&row.schema, row.root, &mut object);
+        }
+        return object;
     }
     match kind_of(row) {
         None => object,

@@ -60,6 +60,8 @@ pub struct Settings {
     pub node_ports: (u16, u16),
     /// `address:port` at which clients reach this server.
     pub advertise: String,
+    /// PEM of the authority that signed this server's certificate, for those who join (`/cacerts`).
+    pub serving_ca: String,
 }
 
 /// Which endpoint of an object is written.

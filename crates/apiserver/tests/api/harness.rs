@@ -182,6 +182,7 @@ async fn server() -> ApiServer {
             service_cidr: "10.43.0.0/16".to_owned(),
             node_ports: (30000, 32767),
             advertise: "127.0.0.1:6443".to_owned(),
+            serving_ca: String::new(),
         },
         dialer: Dialer::new(&tls),
         version: nonresource::Version { git_version: "v1.37.0".into(), git_commit: "".into(), build_date: "".into() },

@@ -1,8 +1,9 @@
 //! What follows from the state of nodes: their health and taints ([`lifecycle`]), and the eviction of pods that do not
-//! tolerate those taints ([`eviction`]).
+//! tolerate those taints ([`eviction`]); and each node's part of the pod network ([`ipam`]).
 
 pub mod eviction;
 mod health;
+pub mod ipam;
 pub mod lifecycle;
 mod taints;
 

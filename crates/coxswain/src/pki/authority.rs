@@ -52,6 +52,11 @@ impl Authority {
         Ok(Authority { certificate, der, issuer })
     }
 
+    /// Who signs, and with what; for certificates that somebody else asked for.
+    pub fn signing_key(&self) -> &KeyPair {
+        self.issuer.key()
+    }
+
     pub fn der(&self) -> &CertificateDer<'static> {
         &self.der
     }
@@ -76,14 +81,19 @@ fn self_signed(common_name: &str, key: &KeyPair) -> Result<String> {
     Ok(params.self_signed(key)?.pem())
 }
 
+pub fn distinguished_name(common_name: &str, organisation: Option<&str>) -> DistinguishedName {
+    let mut name = DistinguishedName::new();
+    name.push(DnType::CommonName, common_name);
+    if let Some(organisation) = organisation {
+        name.push(DnType::OrganizationName, organisation);
+    }
+    name
+}
+
 /// What authorities and the certificates that they sign have in common.
 pub fn params(common_name: &str, organisation: Option<&str>, life: Duration) -> CertificateParams {
     let mut params = CertificateParams::default();
-    params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, common_name);
-    if let Some(organisation) = organisation {
-        params.distinguished_name.push(DnType::OrganizationName, organisation);
-    }
+    params.distinguished_name = distinguished_name(common_name, organisation);
     let now = SystemTime::now();
     params.not_before = (now - BACKDATE.min(life)).into();
     params.not_after = (now + life).into();

@@ -63,11 +63,24 @@ pub struct Leaf {
 impl Leaf {
     /// What lies on disk, if it is still good.
     pub fn read(dir: &Path, authority: &Authority, subject: &Subject) -> Result<Option<Self>> {
-        let (certificate_path, key_path) = paths(dir, subject.file);
+        let leaf = Leaf::from_files(dir, subject.file)?;
+        Ok(leaf.filter(|leaf| leaf.renewal_due > SystemTime::now() && leaf.fits(authority, subject)))
+    }
+
+    /// The pair of that name in `dir`, good or not; none if it is missing or damaged.
+    pub fn from_files(dir: &Path, file: &str) -> Result<Option<Self>> {
+        let (certificate_path, key_path) = paths(dir, file);
         let (certificate, key) = (files::read_optional(&certificate_path)?, files::read_optional(&key_path)?);
         let (Some(certificate), Some(key)) = (certificate, key) else { return Ok(None) };
-        let leaf = Leaf::parse(KeyPairPem { certificate, key }).ok();
-        Ok(leaf.filter(|leaf| leaf.renewal_due > SystemTime::now() && leaf.fits(authority, subject)))
+        Ok(Leaf::parse(KeyPairPem { certificate, key }).ok())
+    }
+
+    /// Writes a pair down and makes it ready for use.
+    pub fn write(dir: &Path, file: &str, pem: KeyPairPem) -> Result<Self> {
+        let (certificate_path, key_path) = paths(dir, file);
+        files::write_private(&key_path, pem.key.as_bytes())?;
+        files::write_private(&certificate_path, pem.certificate.as_bytes())?;
+        Leaf::parse(pem)
     }
 
     /// Makes one and writes it down.
@@ -79,10 +92,7 @@ impl Leaf {
         params.extended_key_usages = vec![subject.purpose.clone()];
         params.use_authority_key_identifier_extension = true;
         let pem = KeyPairPem { certificate: authority.sign(&params, &key)?, key: key.serialize_pem() };
-        let (certificate_path, key_path) = paths(dir, subject.file);
-        files::write_private(&key_path, pem.key.as_bytes())?;
-        files::write_private(&certificate_path, pem.certificate.as_bytes())?;
-        Leaf::parse(pem)
+        Leaf::write(dir, subject.file, pem)
     }
 
     /// Fails too if the key is not the certificate's: a crash between the two writes leaves such a pair.
@@ -103,10 +113,18 @@ impl Leaf {
         let check = || -> Option<bool> {
             let (_, certificate) = x509_parser::parse_x509_certificate(self.certified.end_entity_cert().ok()?).ok()?;
             let (_, ca) = x509_parser::parse_x509_certificate(authority.der()).ok()?;
-            let signed = certificate.verify_signature(Some(ca.public_key())).is_ok();
-            let common_name = certificate.subject().iter_common_name().next()?.as_str().ok()?;
-            let names = alternative_names(&certificate);
-            Some(signed && common_name == subject.common_name && subject.names.iter().all(|name| names.contains(name)))
+            Some(certificate.verify_signature(Some(ca.public_key())).is_ok())
+        };
+        check().unwrap_or(false) && self.names_all(&subject.common_name, &subject.names)
+    }
+
+    /// Whether it is in that name, and carries all the alternative names.
+    pub fn names_all(&self, common_name: &str, names: &[String]) -> bool {
+        let check = || -> Option<bool> {
+            let (_, certificate) = x509_parser::parse_x509_certificate(self.certified.end_entity_cert().ok()?).ok()?;
+            let found = certificate.subject().iter_common_name().next()?.as_str().ok()?;
+            let carried = alternative_names(&certificate);
+            Some(found == common_name && names.iter().all(|name| carried.contains(name)))
         };
         check().unwrap_or(false)
     }

@@ -7,6 +7,7 @@ mod authority;
 mod expiry;
 mod leaf;
 mod rotation;
+mod signer;
 #[cfg(test)]
 mod tests;
 
@@ -18,11 +19,12 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context as _, Result};
 use rcgen::KeyPair;
 
-pub use authority::Authority;
+pub use authority::{Authority, distinguished_name};
 pub use expiry::ExpiryLater;
-pub use leaf::KeyPairPem;
 use leaf::Subject;
-pub use rotation::{Rotating, keep_renewed};
+pub use leaf::{KeyPairPem, Leaf};
+pub use rotation::{Rotating, keep_renewed, wait_until};
+pub use signer::ClusterSigner;
 
 use crate::files;
 
@@ -40,6 +42,8 @@ pub struct Pki {
     pub admin: Arc<Rotating>,
     /// The kubelet's serving certificate.
     pub kubelet: Arc<Rotating>,
+    /// Names and addresses of the API server, which nobody else may be certified for.
+    pub api_names: Vec<String>,
     /// PKCS #8 of the key that signs service account tokens.
     pub service_account_key: Vec<u8>,
 }
@@ -82,6 +86,7 @@ impl Pki {
                 Subject::client("kube-apiserver-kubelet-client", "kube-apiserver-kubelet-client", "system:masters"),
             )?,
             admin: rotating(&client_ca, Subject::client("admin", "kubernetes-admin", "system:masters"))?,
+            api_names: api_names(names),
             service_account_key: service_account_key(dir)?,
             server_ca,
             client_ca,
@@ -123,7 +128,8 @@ fn kubelet_names(names: &Names) -> Vec<String> {
     all
 }
 
-fn paths(dir: &Path, name: &str) -> (PathBuf, PathBuf) {
+/// Certificate and key of that name.
+pub fn paths(dir: &Path, name: &str) -> (PathBuf, PathBuf) {
     (dir.join(format!("{name}.crt")), dir.join(format!("{name}.key")))
 }
 

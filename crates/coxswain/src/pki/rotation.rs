@@ -85,16 +85,16 @@ impl ResolvesClientCert for Rotating {
 
 /// Renews certificates when they are due, until `shutdown`. `renewed` is called after each time.
 pub async fn keep_renewed(pki: Arc<Pki>, shutdown: CancellationToken, renewed: impl Fn() -> Result<()> + Send) {
-    let mut wait = until(pki.renewal_due());
+    let mut wait = wait_until(pki.renewal_due());
     while shutdown.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
         wait = match pki.renew(SystemTime::now()) {
-            Ok(names) if names.is_empty() => until(pki.renewal_due()),
+            Ok(names) if names.is_empty() => wait_until(pki.renewal_due()),
             Ok(names) => {
                 tracing::info!(certificates = names.join(", "), "renewed");
                 if let Err(error) = renewed() {
                     tracing::error!(error = format_args!("{error:#}"), "after a renewal of certificates");
                 }
-                until(pki.renewal_due())
+                wait_until(pki.renewal_due())
             }
             Err(error) => {
                 tracing::error!(error = format_args!("{error:#}"), "certificates cannot be renewed");
@@ -104,6 +104,7 @@ pub async fn keep_renewed(pki: Arc<Pki>, shutdown: CancellationToken, renewed: i
     }
 }
 
-fn until(due: SystemTime) -> Duration {
+/// How long to sleep before looking at a certificate again that is to be renewed then.
+pub fn wait_until(due: SystemTime) -> Duration {
     due.duration_since(SystemTime::now()).unwrap_or_default().min(LOOK)
 }

@@ -4,6 +4,7 @@
 
 mod clients;
 mod durable;
+mod hollow;
 mod node;
 mod start;
 mod support;

@@ -37,7 +37,7 @@ fn a_second_server_on_the_same_data() {
     let server = site.start_api();
     let data = server.data.display().to_string();
     let said = site.refused(&["--disable-agent", "--https-listen-port", "7443"]);
-    assert_eq!(said, format!("coxswain: another coxswain server is running on {data}"));
+    assert_eq!(said, format!("coxswain: another coxswain is running on {data}"));
     let (code, lines, _) = site.run(&["check", "--disable-agent", "--data-dir", &data]);
     assert_eq!(code, 0, "{lines}");
     assert!(lines.contains(&format!("ok       a server is running on {data}")), "{lines}");

@@ -85,6 +85,11 @@ impl Site {
         (output.status.code().expect("not killed"), text(output.stdout), text(output.stderr))
     }
 
+    /// Starts a command that goes on until it is killed.
+    pub fn spawn(&self, words: &[&str]) -> Child {
+        self.command(words).spawn().unwrap()
+    }
+
     /// The one line with which a server refuses to start.
     pub fn refused(&self, more: &[&str]) -> String {
         let data = self.data().display().to_string();

@@ -1,6 +1,5 @@
 //! The node itself as an API object: registration, status, lease.
 
-pub mod cidr;
 pub mod lease;
 pub mod machine;
 pub mod register;

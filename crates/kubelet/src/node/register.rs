@@ -12,8 +12,8 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::machine;
 use super::status::{self, RuntimeState};
-use super::{cidr, machine};
 use crate::error::Result;
 use crate::shared::{Handle, Shared};
 
@@ -103,9 +103,7 @@ async fn register(shared: &Shared) -> Result<NodeStatus> {
     node.metadata.name = Some(config.node_name.clone());
     node.metadata.labels = Some(labels(shared));
     let taints = Some(config.register_with_taints.clone()).filter(|taints| !taints.is_empty());
-    let networks = shared.config.cluster_cidr.as_deref().map(cidr::first_of).filter(|networks| !networks.is_empty());
-    let first = networks.as_ref().and_then(|networks| networks.first().cloned());
-    node.spec = Some(NodeSpec { taints, pod_cidr: first, pod_cidrs: networks, ..NodeSpec::default() });
+    node.spec = Some(NodeSpec { taints, ..NodeSpec::default() });
     let known = match api.create(&PostParams::default(), &node).await {
         Ok(made) => made,
         Err(error) if client::is_already_exists(&error) => adopt(shared, &api).await?,
@@ -132,7 +130,6 @@ fn labels(shared: &Shared) -> BTreeMap<String, String> {
 /// Sets our labels on the Node of an earlier run; others' labels and taints stay.
 async fn adopt(shared: &Shared, api: &Api<Node>) -> Result<Node> {
     let known = api.get(&shared.config.node_name).await?;
-    take_cidr(shared, api, &known).await;
     let labels = labels(shared);
     let missing = |(name, value): &(&String, &String)| {
         known.metadata.labels.as_ref().and_then(|labels| labels.get(*name)) != Some(*value)
@@ -142,18 +139,6 @@ async fn adopt(shared: &Shared, api: &Api<Node>) -> Result<Node> {
     }
     let patch = json!({"metadata": {"labels": labels}});
     Ok(api.patch(&shared.config.node_name, &PatchParams::default(), &Patch::Merge(&patch)).await?)
-}
-
-/// Takes the first pod network of the cluster, unless somebody has given the node one.
-async fn take_cidr(shared: &Shared, api: &Api<Node>, node: &Node) {
-    let given = node.spec.as_ref().and_then(|spec| spec.pod_cidr.as_ref());
-    let Some(cluster) = shared.config.cluster_cidr.as_deref().filter(|_| given.is_none()) else { return };
-    let networks = cidr::first_of(cluster);
-    let Some(first) = networks.first() else { return };
-    let patch = json!({"spec": {"podCIDR": first, "podCIDRs": networks}});
-    if let Err(error) = api.patch(&shared.config.node_name, &PatchParams::default(), &Patch::Merge(&patch)).await {
-        tracing::warn!(%error, "the node's pod network could not be set");
-    }
 }
 
 async fn runtime_state(shared: &Shared) -> RuntimeState {

@@ -94,7 +94,6 @@ impl Machine {
         };
         let mut config = Config::new(NODE, vec!["127.0.0.1".parse().unwrap()], self.dir.path(), &self.endpoint);
         config.max_container_back_off = Duration::from_secs(2);
-        config.cluster_cidr = Some("10.42.0.0/16".to_owned());
         config.cluster_dns = vec!["10.43.0.10".parse().unwrap()];
         let kubelet = Kubelet::new(context, config).expect("a kubelet");
         let store = kubelet.store();

@@ -61,7 +61,7 @@ pub fn evict(cx: &Context<'_>, pod: &Value) -> Result<Eviction> {
 fn selects(budget: &Value, pod: &Value) -> bool {
     meta::at(budget, &["spec", "selector"])
         .and_then(|s| LabelSelector::from_value(s).ok())
-        .is_some_and(|selector| !selector.is_empty() && selector.matches_object(pod))
+        .is_some_and(|selector| selector.matches_object(pod))
 }
 
 fn is_ready(pod: &Value) -> bool {
@@ -92,13 +92,27 @@ fn spend(cx: &Context<'_>, entry: &Entry, pod: &Value) -> Result<Option<Claim>> 
             return forbidden("DisruptedPods map too big - too many evictions not confirmed by PDB controller");
         }
         0 => {
-            let why = format!("The disruption budget {name} needs {wanted} healthy pods and has {found} currently");
-            return Err(refusal(why, 0));
+            return Err(refusal(why_none(&budget, wanted, found), 0));
         }
         allowed => count(&mut budget, meta::name(pod), allowed - 1, cx.now),
     }
     let compare = Compare { key: entry.key.to_string(), expect: Expect::ModRevision(entry.mod_revision) };
     Ok(Some((Some(compare), Op::Put { key: entry.key.to_string(), value: encode(&budget) })))
+}
+
+/// Why a budget allows nothing.
+fn why_none(budget: &Value, wanted: i64, found: i64) -> String {
+    let name = meta::name(budget);
+    let failed = items(&budget["status"], "conditions")
+        .find(|c| c["type"] == "DisruptionAllowed" && c["status"] == "False" && c["reason"] == "SyncFailed");
+    let currently = format!("The disruption budget {name} does not allow evicting pods currently");
+    match failed {
+        Some(condition) => format!("{currently} because it failed sync: {}", meta::str_at(condition, &["message"])),
+        None if found <= wanted => {
+            format!("The disruption budget {name} needs {wanted} healthy pods and has {found} currently")
+        }
+        None => currently,
+    }
 }
 
 fn count(budget: &mut Value, pod: &str, left: i64, now: i64) {
