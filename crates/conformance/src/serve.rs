@@ -44,6 +44,11 @@ pub enum Serve {
         #[arg(long)]
         body: Option<String>,
     },
+    /// A registry that has one image, `conformance/volume:1`
+    Registry {
+        #[arg(long)]
+        port: u16,
+    },
     /// Not a server: asks one over UDP and prints its answer
     AskUdp { address: SocketAddr },
 }
@@ -62,6 +67,7 @@ impl Serve {
         match self {
             Serve::Webhook { tls, port } => webhooks(&tls, port).await,
             Serve::Echo { port, udp, body } => echo(port, udp, body).await,
+            Serve::Registry { port } => registry(port).await,
             Serve::AskUdp { address } => ask_udp(address).await,
         }
     }
@@ -94,6 +100,85 @@ async fn echo(ports: Vec<u16>, udp: Option<u16>, body: Option<String>) -> Result
         server.await??;
     }
     Ok(())
+}
+
+/// Files of the registry's image.
+pub const VOLUME_FILES: [(&str, &str); 2] =
+    [("data.json", "{\"image\": \"volume\"}\n"), ("etc/os-release", "NAME=Conformance\n")];
+
+/// A part of the registry's image.
+#[derive(Clone)]
+struct Blob {
+    media_type: &'static str,
+    bytes: Bytes,
+}
+
+impl Blob {
+    fn digest(&self) -> String {
+        let digest = ring::digest::digest(&ring::digest::SHA256, &self.bytes);
+        let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("sha256:{hex}")
+    }
+
+    fn descriptor(&self) -> Value {
+        json!({"mediaType": self.media_type, "digest": self.digest(), "size": self.bytes.len()})
+    }
+}
+
+/// Layer, configuration and manifest of the image, in the form of the OCI.
+fn volume_image() -> Result<[Blob; 3]> {
+    let mut layer = tar::Builder::new(Vec::new());
+    for (path, content) in VOLUME_FILES {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o644);
+        header.set_size(content.len() as u64);
+        layer.append_data(&mut header, path, content.as_bytes())?;
+    }
+    let blob = |media_type, bytes: Vec<u8>| Blob { media_type, bytes: Bytes::from(bytes) };
+    let layer = blob("application/vnd.oci.image.layer.v1.tar", layer.into_inner()?);
+    let config = json!({
+        "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }, "os": "linux", "config": {},
+        "rootfs": {"type": "layers", "diff_ids": [layer.digest()]},
+    });
+    let config = blob("application/vnd.oci.image.config.v1+json", config.to_string().into_bytes());
+    let media_type = "application/vnd.oci.image.manifest.v1+json";
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": media_type, "config": config.descriptor(), "layers": [layer.descriptor()],
+    });
+    Ok([layer, config, blob(media_type, manifest.to_string().into_bytes())])
+}
+
+/// The reading half of the distribution protocol: every blob and manifest by digest, the manifest by the tag as well.
+async fn registry(port: u16) -> Result<()> {
+    let blobs = Arc::new(volume_image()?);
+    let listener = TcpListener::bind(any_address(port)).await.with_context(|| format!("port {port}"))?;
+    loop {
+        let (stream, _) = listener.accept().await?;
+        let blobs = Arc::clone(&blobs);
+        let service = service_fn(move |request: Request<Incoming>| {
+            let blobs = Arc::clone(&blobs);
+            async move { registry_answer(&request, blobs.as_ref()) }
+        });
+        tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+    }
+}
+
+fn registry_answer(request: &Request<Incoming>, blobs: &[Blob; 3]) -> Result<Response<Full<Bytes>>, http::Error> {
+    let path = request.uri().path();
+    if path == "/v2/" {
+        return Response::builder().body(Full::default());
+    }
+    let wanted = path.rsplit('/').next().unwrap_or_default();
+    let found = blobs.iter().find(|blob| blob.digest() == wanted);
+    let Some(blob) = found.or_else(|| (wanted == "1").then_some(&blobs[2])) else {
+        return Response::builder().status(StatusCode::NOT_FOUND).body(Full::default());
+    };
+    let body = if request.method() == http::Method::HEAD { Bytes::new() } else { blob.bytes.clone() };
+    Response::builder()
+        .header("content-type", blob.media_type)
+        .header("content-length", blob.bytes.len())
+        .header("docker-content-digest", blob.digest())
+        .body(Full::new(body))
 }
 
 async fn accept_plain(listener: TcpListener, body: String) -> Result<()> {

@@ -55,11 +55,6 @@ impl Api {
         Api { client: client.clone(), kind: kind.clone(), namespace: namespace.map(str::to_owned) }
     }
 
-    /// The same objects as somebody else.
-    pub fn by(&self, client: &Client) -> Self {
-        Api { client: client.clone(), ..self.clone() }
-    }
-
     /// The path of the collection, or of an object, or of what is below an object.
     pub fn path(&self, below: &[&str]) -> String {
         let mut path = self.kind.root();
@@ -128,11 +123,6 @@ impl Api {
     /// The list object.
     pub async fn list(&self, query: Query<'_>) -> Result<Value> {
         self.send("GET", &[], query, None).await
-    }
-
-    /// Replaces an object (PUT).
-    pub async fn update(&self, object: &Value) -> Result<Value> {
-        self.send("PUT", &[super::name(object)], &[], Some(&self.complete(object))).await
     }
 
     /// Replaces a subresource of an object (PUT).

@@ -95,14 +95,12 @@ kinds! {
     JOB: "batch" "v1" "Job" "jobs" namespaced;
     POD_CERTIFICATE_REQUEST: "certificates.k8s.io" "v1" "PodCertificateRequest" "podcertificaterequests" namespaced;
     ENDPOINT_SLICE: "discovery.k8s.io" "v1" "EndpointSlice" "endpointslices" namespaced;
-    NEW_EVENT: "events.k8s.io" "v1" "Event" "events" namespaced;
     FLOW_SCHEMA: "flowcontrol.apiserver.k8s.io" "v1" "FlowSchema" "flowschemas" cluster;
     PRIORITY_LEVEL: "flowcontrol.apiserver.k8s.io" "v1" "PriorityLevelConfiguration" "prioritylevelconfigurations" cluster;
     IP_ADDRESS: "networking.k8s.io" "v1" "IPAddress" "ipaddresses" cluster;
     SERVICE_CIDR: "networking.k8s.io" "v1" "ServiceCIDR" "servicecidrs" cluster;
     RUNTIME_CLASS: "node.k8s.io" "v1" "RuntimeClass" "runtimeclasses" cluster;
     POD_DISRUPTION_BUDGET: "policy" "v1" "PodDisruptionBudget" "poddisruptionbudgets" namespaced;
-    CLUSTER_ROLE: "rbac.authorization.k8s.io" "v1" "ClusterRole" "clusterroles" cluster;
     CLUSTER_ROLE_BINDING: "rbac.authorization.k8s.io" "v1" "ClusterRoleBinding" "clusterrolebindings" cluster;
     DEVICE_CLASS: "resource.k8s.io" "v1" "DeviceClass" "deviceclasses" cluster;
     DEVICE_TAINT_RULE: "resource.k8s.io" "v1" "DeviceTaintRule" "devicetaintrules" cluster;

@@ -31,7 +31,6 @@ pub const POD: Duration = Duration::from_secs(120);
 
 /// The cluster under test.
 pub struct Cluster {
-    pub config: Config,
     pub client: Client,
     /// Distinguishes runs, since names of cluster-wide objects must not collide.
     run: String,
@@ -47,21 +46,11 @@ impl Cluster {
         let mut config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
         // Watches may be silent for long; every wait has a limit of its own.
         config.read_timeout = None;
-        let client = Client::try_from(config.clone())?;
+        let client = Client::try_from(config)?;
         let version: Value = client.request(http::Request::get("/version").body(Vec::new())?).await?;
         println!("# server {}", text(&version, "/gitVersion"));
         let run = format!("{:05x}", rand::random_range(0..0x10_0000));
-        Ok(Cluster { config, client, run, count: AtomicU64::new(0), keep })
-    }
-
-    /// A client that acts as the bearer of a token, trusting what the administrator's trusts.
-    pub fn with_token(&self, token: &str) -> Result<Client> {
-        let mut config = self.config.clone();
-        config.auth_info = kube::config::AuthInfo {
-            token: Some(secrecy::SecretString::from(token.to_owned())),
-            ..kube::config::AuthInfo::default()
-        };
-        Ok(Client::try_from(config)?)
+        Ok(Cluster { client, run, count: AtomicU64::new(0), keep })
     }
 }
 

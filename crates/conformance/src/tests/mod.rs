@@ -11,8 +11,11 @@ use crate::framework::Cx;
 #[derive(Clone, Copy)]
 pub struct Test {
     pub name: &'static str,
-    pub run: fn(Arc<Cx>) -> Pin<Box<dyn Future<Output = Result<()>> + Send>>,
+    pub run: fn(Arc<Cx>) -> Run,
 }
+
+/// A test under way.
+pub type Run = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 
 /// A table of tests: `"codename" => function`, the function taking `Arc<Cx>` and whatever else stands in the row.
 macro_rules! tests {
@@ -29,6 +32,7 @@ mod auth;
 mod cluster;
 mod lifecycle;
 mod network;
+mod node;
 mod storage;
 
 /// All tests, in the order of the list.
@@ -39,6 +43,7 @@ pub fn all() -> Vec<Test> {
         auth::TESTS.to_vec(),
         cluster::TESTS.to_vec(),
         network::all(),
+        node::all(),
         storage::TESTS.to_vec(),
     ]
     .concat();
