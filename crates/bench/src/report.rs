@@ -32,10 +32,11 @@ impl Row {
 
 #[derive(Default)]
 pub struct Report {
-    rows: Vec<Row>,
+    /// Each with the machine's load average when it was known.
+    rows: Vec<(Row, String)>,
 }
 
-const COLUMNS: &str = "date\tcommit\tcores\tmemory GiB\trow\tops/s\tp50 ms\tp99 ms\tcpu s/1000\trss MiB";
+const COLUMNS: &str = "date\tcommit\tcores\tmemory GiB\trow\tops/s\tp50 ms\tp99 ms\tcpu s/1000\trss MiB\tload";
 
 impl Report {
     /// Shows a row as soon as it is known.
@@ -57,7 +58,7 @@ impl Report {
             mebibytes(row.rss_after_kib),
             row.note
         );
-        self.rows.push(row);
+        self.rows.push((row, load_average()));
     }
 
     /// Appends the rows to `file`, with what they were measured on.
@@ -65,16 +66,16 @@ impl Report {
         let mut text = if file.exists() { String::new() } else { format!("{COLUMNS}\n") };
         let date = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%MZ");
         let (commit, cores, memory) = (commit(), cores(), memory_gib());
-        for row in &self.rows {
+        for (row, load) in &self.rows {
             writeln!(
                 text,
-                "{date}\t{commit}\t{cores}\t{memory:.0}\t{}\t{}\t{}\t{}\t{}\t{:.1}",
+                "{date}\t{commit}\t{cores}\t{memory:.0}\t{}\t{}\t{}\t{}\t{}\t{}\t{load}",
                 row.name,
                 number(row.per_second, 0),
                 number(row.p50.map(millis), 3),
                 number(row.p99.map(millis), 3),
                 number(row.cpu_per_1000, 4),
-                mebibytes(row.rss_after_kib),
+                number((row.rss_after_kib > 0).then(|| mebibytes(row.rss_after_kib)), 1),
             )?;
         }
         fs::OpenOptions::new().create(true).append(true).open(file)?.write_all(text.as_bytes())?;
@@ -101,6 +102,12 @@ fn commit() -> String {
 
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(0, usize::from)
+}
+
+/// Of the last minute: how many wanted a core at a time, on average.
+fn load_average() -> String {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().unwrap_or_default().to_owned()
 }
 
 fn memory_gib() -> f64 {
