@@ -8,8 +8,14 @@ pub const DROPPED: [&str; 4] = [
     "[sig-network] Services should have session affinity timeout work for service with type clusterIP [LinuxOnly] [Conformance]",
 ];
 
+const TOKEN_SECRETS: &str =
+    "waits for a token Secret in each service account, which Kubernetes has not made since v1.24";
+
 /// Test → why it cannot be run here.
-const NOT_RUNNABLE: [(&str, &str); 0] = [];
+const NOT_RUNNABLE: [(&str, &str); 2] = [
+    ("[sig-auth] ServiceAccounts should mount an API token into pods  [Conformance]", TOKEN_SECRETS),
+    ("[sig-auth] ServiceAccounts should allow opting out of API token automount  [Conformance]", TOKEN_SECRETS),
+];
 
 /// Why a test cannot be run here, if it cannot.
 pub fn not_runnable(name: &str) -> Option<&'static str> {

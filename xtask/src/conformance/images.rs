@@ -116,8 +116,10 @@ const GROUPS: &str = "root:x:0:\ndaemon:x:2:\nnginx:x:101:\nnobody:x:65534:\n";
 /// # Errors
 /// If a program is missing: build the suite first.
 pub fn all(cache: &Cache) -> Result<()> {
-    let target = cache.at("images.tar");
-    if target.is_file() {
+    let (target, stamp) = (cache.at("images.tar"), cache.at("images.made-by"));
+    // This file says what they are: a change of it makes them anew.
+    let made_by = include_str!("images.rs");
+    if target.is_file() && fs::read_to_string(&stamp).is_ok_and(|text| text == made_by) {
         return Ok(());
     }
     println!("making the test images");
@@ -129,7 +131,8 @@ pub fn all(cache: &Cache) -> Result<()> {
     }
     let partial = target.with_extension("partial");
     oci::write(&partial, &layers, &images)?;
-    Ok(fs::rename(partial, target)?)
+    fs::rename(partial, target)?;
+    Ok(fs::write(stamp, made_by)?)
 }
 
 fn images(cache: &Cache) -> Result<(Vec<Layer>, Vec<Image>)> {
@@ -292,6 +295,10 @@ fn debian(cache: &Cache, programs: &[&str]) -> Result<Tree> {
             tree.extend([link(&format!("bin/{name}"), &format!("/{own}"))]);
         }
     }
+    if programs.contains(&"bin/bash") {
+        // Debian's busybox, as a shell, runs its applets even where a program of that name comes first on the path.
+        tree.extend([link("bin/sh", "bash")]);
+    }
     Ok(tree)
 }
 
@@ -356,6 +363,24 @@ fn etcd(cache: &Cache) -> Result<Tree> {
     let mut tree = debian(cache, &["usr/bin/etcd"])?;
     tree.extend([link("usr/local/bin/etcd", "/usr/bin/etcd")]);
     Ok(tree)
+}
+
+/// The image that our own tests run in the cluster: their program, with the libraries of this machine that it is linked with.
+pub fn ours(program: &Path, target: &Path) -> Result<()> {
+    let output = Command::new("ldd").arg(program).output().context("cannot run ldd")?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let mut tree = Tree::from([file("conformance", read(program)?, 0o755)]);
+    for library in text.split_whitespace().filter(|word| word.starts_with('/')) {
+        tree.extend([file(library.trim_start_matches('/'), read(Path::new(library))?, 0o755)]);
+    }
+    let image = Image {
+        references: vec!["docker.io/coxswain/conformance:1"],
+        layers: vec![0, 1],
+        command: vec!["/conformance"],
+        path: PATH,
+        ..Image::default()
+    };
+    oci::write(target, &[Layer::new(&busybox()?)?, Layer::new(&tree)?], &[image])
 }
 
 /// Prints the table of stand-ins.

@@ -37,11 +37,15 @@ const SUBSET: &str = "conformance/subset.txt";
 /// Most tests wait most of the time.
 const WORKERS_PER_CORE: usize = 4;
 
+/// With one, the suite would skip what it checks between nodes.
+const NODES: u32 = 2;
+
 const USAGE: &str = "usage: cargo xtask conformance [flags]
   build                  build the suite and the images, and end
   images                 say what stands in for each image, and end
   --list                 list the tests that the other flags choose, and end
   --focus REGEX          tests whose name matches (Go's syntax for the suite's tests)
+  --skip REGEX           not those tests
   --sig NAME             tests of a group, as sig-apps
   --kind official|ours   upstream's tests, or our own of newer ones; both if not given
   --subset               the tests of conformance/subset.txt; fails if one that is recorded as passed does not pass
@@ -50,19 +54,24 @@ const USAGE: &str = "usage: cargo xtask conformance [flags]
   --content-type json|protobuf
                          what the suite's client speaks; protobuf if not given, as upstream's
   --binary=FILE          test this program instead of building one
+  --nodes N              nodes of the cluster (2)
   --repeat N             run all N times, each on a new cluster; a test passes if it passes each time
   --record               write conformance/results.tsv
+  --work=FOLDER          of the cluster and the logs (target/conformance); runs at the same time need one each
   --keep                 leave the cluster for a look";
 
 /// What the command line asks for.
 struct Options {
     focus: Option<String>,
+    skip: Option<String>,
     sig: Option<String>,
     kind: Option<Kind>,
     parallel: usize,
     serial_only: bool,
     content_type: &'static str,
     binary: Option<PathBuf>,
+    work: PathBuf,
+    nodes: u32,
     repeat: usize,
     record: bool,
     keep: bool,
@@ -75,12 +84,15 @@ impl Options {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         let mut options = Options {
             focus: None,
+            skip: None,
             sig: None,
             kind: None,
             parallel: cores * WORKERS_PER_CORE,
             serial_only: false,
             content_type: "application/vnd.kubernetes.protobuf",
             binary: None,
+            work: crate::root().join("target/conformance"),
+            nodes: NODES,
             repeat: 1,
             record: false,
             keep: false,
@@ -97,11 +109,14 @@ impl Options {
                 || inline.clone().or_else(|| words.next().cloned()).with_context(|| format!("{flag} wants a value"));
             match flag {
                 "--focus" => options.focus = Some(value()?),
+                "--skip" => options.skip = Some(value()?),
                 "--sig" => options.sig = Some(value()?),
                 "--kind" => options.kind = Some(kind(&value()?)?),
                 "--parallel" => options.parallel = value()?.parse().context("--parallel N")?,
                 "--content-type" => options.content_type = content_type(&value()?)?,
                 "--binary" => options.binary = Some(PathBuf::from(value()?)),
+                "--work" => options.work = std::path::absolute(value()?)?,
+                "--nodes" => options.nodes = value()?.parse().context("--nodes N")?,
                 "--repeat" => options.repeat = value()?.parse().context("--repeat N")?,
                 "--serial-only" => options.serial_only = true,
                 "--record" => options.record = true,
@@ -156,14 +171,14 @@ pub fn run(args: &[String]) -> Result<()> {
     }
     make(&cache)?;
     let recorded = Table::read(&crate::root().join(RECORD))?;
-    let plan = Plan::new(&options, &cache)?;
+    let own = if options.wants(Kind::Ours) { ours::build()? } else { None };
+    let plan = Plan::new(&options, &cache, own.as_deref())?;
     if options.list {
         plan.official.iter().chain(&plan.ours).for_each(|name| println!("{name}"));
         return Ok(());
     }
     host::install()?;
     let binary = options.binary.clone().map_or_else(|| host::build(false), Ok)?;
-    let own = if options.wants(Kind::Ours) { ours::build()? } else { None };
     host::enter_private_network()?;
     let mut rounds = Vec::new();
     for round in 1..=options.repeat {
@@ -183,30 +198,40 @@ fn make(cache: &Cache) -> Result<()> {
 /// Which tests to run.
 struct Plan {
     official: Vec<String>,
-    /// Names that are to have a test of ours.
     ours: Vec<String>,
+    /// Names that are to have a test of ours and have none.
+    absent: Vec<String>,
 }
 
 impl Plan {
-    fn new(options: &Options, cache: &Cache) -> Result<Self> {
+    fn new(options: &Options, cache: &Cache, own: Option<&Path>) -> Result<Self> {
         let subset = options.subset.then(subset).transpose()?;
         let chosen = |name: &String| {
             options.sig.as_ref().is_none_or(|wanted| table::sig(name) == wanted)
                 && (!options.serial_only || is_serial(name))
                 && subset.as_ref().is_none_or(|names| names.contains(name))
         };
-        let (mut official, mut own) = (Vec::new(), Vec::new());
+        let mut plan = Plan { official: Vec::new(), ours: Vec::new(), absent: Vec::new() };
         if options.wants(Kind::Official) {
-            official = suite::list(cache, options.focus.as_deref().unwrap_or("Conformance"))?;
-            official.retain(chosen);
+            plan.official = suite::list(cache, options.focus.as_deref(), options.skip.as_deref())?;
         }
         if options.wants(Kind::Ours) {
-            own = ours::wanted()?.into_iter().filter(chosen).collect();
+            plan.ours = own
+                .map(|program| ours::list(program, options.focus.as_deref(), options.skip.as_deref()))
+                .transpose()?
+                .unwrap_or_default();
+            // Whether an expression would match a test that is not there, nobody knows.
+            if options.focus.is_none() && options.skip.is_none() {
+                plan.absent = ours::wanted()?.into_iter().filter(|name| !plan.ours.contains(name)).collect();
+            }
         }
-        if official.is_empty() && own.is_empty() {
+        for names in [&mut plan.official, &mut plan.ours, &mut plan.absent] {
+            names.retain(chosen);
+        }
+        if plan.official.is_empty() && plan.ours.is_empty() {
             bail!("no test matches");
         }
-        Ok(Plan { official, ours: own })
+        Ok(plan)
     }
 }
 
@@ -221,19 +246,28 @@ fn is_serial(name: &str) -> bool {
     name.contains("[Serial]") || name.contains("[Disruptive]")
 }
 
-/// The cluster that is tested, with the images of the tests on every node. The one place that knows how many nodes there are.
-fn start_cluster(cache: &Cache, binary: &Path, work: &Path) -> Result<Cluster> {
+/// The cluster that is tested, with the images of the tests on every node. The one place that knows how nodes come to be.
+fn start_cluster(cache: &Cache, binary: &Path, own: Option<&Path>, work: &Path, nodes: u32) -> Result<Cluster> {
     let cluster = Cluster::start(binary, work, &cache.program("kubectl"))?;
-    for (name, socket) in cluster.environment() {
-        if name.starts_with("CONTAINERD") {
-            let mut ctr = Command::new("ctr");
-            ctr.args(["--address", &socket, "--namespace", "k8s.io", "images", "import"]).arg(cache.at("images.tar"));
-            let output = ctr.output().context("cannot run ctr")?;
-            if !output.status.success() {
-                bail!("image import: {}", String::from_utf8_lossy(&output.stderr));
-            }
+    // Every image that lies here is given to a node that joins.
+    let folder = work.join("images");
+    std::os::unix::fs::symlink(cache.at("images.tar"), folder.join("conformance.tar"))?;
+    let mut archives = vec![folder.join("conformance.tar")];
+    if let Some(program) = own {
+        images::ours(program, &folder.join("ours.tar"))?;
+        archives.push(folder.join("ours.tar"));
+    }
+    let socket = cluster.environment().into_iter().find(|(name, _)| *name == "CONTAINERD");
+    let (_, socket) = socket.context("the cluster does not tell its containerd")?;
+    for archive in archives {
+        let mut ctr = Command::new("ctr");
+        ctr.args(["--address", &socket, "--namespace", "k8s.io", "images", "import"]).arg(archive);
+        let output = ctr.output().context("cannot run ctr")?;
+        if !output.status.success() {
+            bail!("image import: {}", String::from_utf8_lossy(&output.stderr));
         }
     }
+    (2..=nodes).try_for_each(|number| cluster.join(number))?;
     Ok(cluster)
 }
 
@@ -247,9 +281,8 @@ fn one_round(
     plan: &Plan,
     recorded: &Table,
 ) -> Result<Outcomes> {
-    let work = crate::root().join("target/conformance");
-    let cluster = start_cluster(cache, binary, &work.join("cluster"))?;
-    let logs = work.join("logs");
+    let cluster = start_cluster(cache, binary, own, &options.work.join("cluster"), options.nodes)?;
+    let logs = options.work.join("logs");
     let _ = fs::remove_dir_all(&logs);
     fs::create_dir_all(&logs)?;
     let round =
@@ -312,25 +345,23 @@ impl Round<'_> {
     }
 
     fn ours(&self, program: Option<&Path>) -> Result<()> {
-        let wanted: BTreeSet<&String> = self.plan.ours.iter().collect();
-        let kubeconfig = self.kubeconfig()?;
-        let there = program.map(|program| ours::list(program, &kubeconfig)).transpose()?.unwrap_or_default();
-        if self.options.focus.is_none() {
-            for name in wanted.iter().filter(|name| !there.contains(**name)) {
-                let cause = "nobody has written it yet".to_owned();
-                self.tell(Kind::Ours, Outcome { name: (*name).clone(), verdict: Verdict::Absent, seconds: 0.0, cause });
-            }
+        for name in &self.plan.absent {
+            let cause = "nobody has written it yet".to_owned();
+            self.tell(Kind::Ours, Outcome { name: name.clone(), verdict: Verdict::Absent, seconds: 0.0, cause });
         }
-        let Some(program) = program else { return Ok(()) };
-        if wanted.iter().all(|name| !there.contains(*name)) {
-            return Ok(());
+        let (Some(program), false) = (program, self.plan.ours.is_empty()) else { return Ok(()) };
+        println!("our own tests: {}", self.plan.ours.len());
+        let told = Mutex::new(BTreeSet::new());
+        ours::run(program, &self.kubeconfig()?, &self.plan.ours, self.options.parallel, &self.logs, &|outcome| {
+            told.lock().unwrap_or_else(PoisonError::into_inner).insert(outcome.name.clone());
+            self.tell(Kind::Ours, outcome);
+        })?;
+        let told = told.into_inner().unwrap_or_else(PoisonError::into_inner);
+        for name in self.plan.ours.iter().filter(|name| !told.contains(*name)) {
+            let cause = "the program ended without a result".to_owned();
+            self.tell(Kind::Ours, Outcome { name: name.clone(), verdict: Verdict::Failed, seconds: 0.0, cause });
         }
-        // A choice other than by expression is made by naming what was chosen.
-        let names: Vec<String> =
-            wanted.iter().filter(|name| there.contains(**name)).map(|name| suite::escape(name)).collect();
-        let chosen = self.options.sig.is_some() || self.options.subset || self.options.serial_only;
-        let focus = if chosen { Some(format!("^({})$", names.join("|"))) } else { self.options.focus.clone() };
-        ours::run(program, &kubeconfig, focus.as_deref(), &self.logs, &|outcome| self.tell(Kind::Ours, outcome))
+        Ok(())
     }
 
     /// Says it, and keeps it.
@@ -377,7 +408,7 @@ fn conclude(options: &Options, recorded: &Table, outcomes: Outcomes) -> Result<(
     for (before, now, name) in &changed {
         println!("{} -> {}: {name}", before.word(), now.word());
     }
-    run.write(&crate::root().join("target/conformance/results.tsv"))?;
+    run.write(&options.work.join("results.tsv"))?;
     if options.record {
         let mut all = recorded.clone();
         all.rows.extend(run.rows);

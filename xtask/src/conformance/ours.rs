@@ -8,14 +8,15 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
+use super::suite;
 use super::table::{Outcome, Verdict};
 use crate::e2e::host;
 
 /// The names of the conformance tests of v1.37 that v1.20 does not have.
 pub fn wanted() -> Result<BTreeSet<String>> {
-    let path = crate::root().join("conformance/new-since-v1.20.tsv");
+    let path = crate::root().join("crates/conformance/data/names.txt");
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    Ok(text.lines().skip(1).filter_map(|line| line.split('\t').nth(2)).map(str::to_owned).collect())
+    Ok(text.lines().filter(|line| line.starts_with('[')).map(str::to_owned).collect())
 }
 
 /// Builds the program, if it is written yet.
@@ -29,22 +30,31 @@ pub fn build() -> Result<Option<PathBuf>> {
     Ok(Some(target.join("release/conformance")))
 }
 
-/// The tests that the program has.
-pub fn list(program: &Path, kubeconfig: &Path) -> Result<BTreeSet<String>> {
-    let output = Command::new(program).arg("--kubeconfig").arg(kubeconfig).arg("--list").output()?;
+/// The tests that the program has, of those that match `focus` and not `skip`.
+pub fn list(program: &Path, focus: Option<&str>, skip: Option<&str>) -> Result<Vec<String>> {
+    let mut command = Command::new(program);
+    command.arg("--list").args(focus.iter().flat_map(|focus| ["--focus", focus]));
+    command.args(skip.iter().flat_map(|skip| ["--skip", skip]));
+    let output = command.output().with_context(|| format!("cannot run {}", program.display()))?;
     if !output.status.success() {
         bail!("{} lists nothing: {}", program.display(), String::from_utf8_lossy(&output.stderr));
     }
     Ok(String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect())
 }
 
-/// Runs the tests that match `focus` and tells each outcome as it comes.
-pub fn run(program: &Path, kubeconfig: &Path, focus: Option<&str>, logs: &Path, tell: &dyn Fn(Outcome)) -> Result<()> {
+/// Runs the tests of these names and tells each outcome as it comes.
+pub fn run(
+    program: &Path,
+    kubeconfig: &Path,
+    names: &[String],
+    parallel: usize,
+    logs: &Path,
+    tell: &dyn Fn(Outcome),
+) -> Result<()> {
+    let escaped: Vec<String> = names.iter().map(|name| suite::escape(name)).collect();
     let mut command = Command::new(program);
     command.arg("--kubeconfig").arg(kubeconfig).arg("--junit").arg(logs.join("ours.xml"));
-    if let Some(focus) = focus {
-        command.args(["--focus", focus]);
-    }
+    command.args(["--parallel", &parallel.to_string(), "--focus", &format!("^({})$", escaped.join("|"))]);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(fs::File::create(logs.join("ours.txt"))?);
     let mut child = command.spawn().with_context(|| format!("cannot run {}", program.display()))?;
     let output = child.stdout.take().context("its output is a pipe")?;

@@ -15,12 +15,15 @@ use super::table::Outcome;
 /// Tests of one process take about so long together.
 const BATCH_SECONDS: f64 = 60.0;
 const BATCH_TESTS: usize = 8;
-/// For a test that was never run.
+/// For a test that was never run. What upstream calls slow, or is known to wait long where it fails, gets a process of its own.
 const USUAL_SECONDS: f64 = 15.0;
+const SLOW: [&str; 4] = ["[Slow]", "StatefulSet", "Job", "Probing container"];
 
 /// Tests that one process runs. `expected` has seconds by name, where known.
 pub fn batches(tests: &[String], expected: &BTreeMap<String, f64>) -> VecDeque<Vec<String>> {
-    let seconds = |name: &String| expected.get(name).copied().unwrap_or(USUAL_SECONDS);
+    let unknown =
+        |name: &String| if SLOW.iter().any(|word| name.contains(word)) { BATCH_SECONDS } else { USUAL_SECONDS };
+    let seconds = |name: &String| expected.get(name).copied().unwrap_or_else(|| unknown(name));
     let mut sorted: Vec<&String> = tests.iter().collect();
     sorted.sort_by(|a, b| seconds(b).total_cmp(&seconds(a)));
     let mut out: VecDeque<Vec<String>> = VecDeque::new();

@@ -14,8 +14,8 @@ use super::cache::Cache;
 use super::junit::{self, State};
 use super::table::{Outcome, Verdict};
 
-/// A test that takes longer has failed. Upstream's own waits end after ten minutes.
-const TEST_LIMIT: Duration = Duration::from_secs(15 * 60);
+/// A test that takes longer has failed. Upstream's own waits end after fifteen minutes, and then say what they waited for.
+const TEST_LIMIT: Duration = Duration::from_secs(20 * 60);
 
 /// How the suite reaches the cluster.
 pub struct Suite {
@@ -29,11 +29,12 @@ pub struct Suite {
     pub logs: PathBuf,
 }
 
-/// The conformance tests of the suite that match `focus`, a regular expression of Go's, in the order of names.
-pub fn list(cache: &Cache, focus: &str) -> Result<Vec<String>> {
+/// The conformance tests of the suite that match `focus` and not `skip`, regular expressions of Go's, in the order of names.
+pub fn list(cache: &Cache, focus: Option<&str>, skip: Option<&str>) -> Result<Vec<String>> {
     let output = Command::new(cache.program("e2e.test"))
         .args(["--provider=local", "--ginkgo.dryRun", "--ginkgo.noColor"])
-        .arg(format!("--ginkgo.focus={focus}"))
+        .arg(format!("--ginkgo.focus={}", focus.unwrap_or("Conformance")))
+        .arg(format!("--ginkgo.skip={}", skip.unwrap_or_default()))
         .arg(format!("--repo-root={}", cache.at("source").display()))
         .output()
         .context("cannot run the suite")?;
@@ -103,7 +104,7 @@ impl Suite {
                 _ => None,
             });
             let why =
-                if whole { "the suite ended without a result" } else { "took longer than the limit of 15 minutes" };
+                if whole { "the suite ended without a result" } else { "took longer than the limit of 20 minutes" };
             let cause = setup.unwrap_or_else(|| why.to_owned());
             outcomes.push(Outcome {
                 name: only.clone(),
@@ -121,8 +122,6 @@ impl Suite {
         let path = |name: &str, path: &Path| format!("--{name}={}", path.display());
         command
             .args(["--provider=local", "--ginkgo.noColor", "--container-runtime=remote"])
-            // v1.20 would wait for a token secret in each namespace, which there has not been since v1.24.
-            .args(["--e2e-verify-service-account=false", "--allowed-not-ready-nodes=0"])
             .arg("--non-blocking-taints=node-role.kubernetes.io/control-plane,node-role.kubernetes.io/master")
             .args(["--node-schedulable-timeout=2m", "--system-pods-startup-timeout=2m"])
             .arg("--disable-log-dump")
@@ -187,7 +186,7 @@ fn outcome(name: &str, cases: &BTreeMap<String, junit::Case>, seen: &Seen, log: 
     let Some(case) = cases.get(name) else {
         // No report is written by a process that was killed.
         let (passed, seconds) = *seen.get(name)?;
-        let cause = if passed { String::new() } else { "the cause is in the log only".to_owned() };
+        let cause = if passed { String::new() } else { logged_cause(name, log) };
         return of(if passed { Verdict::Passed } else { Verdict::Failed }, seconds, cause);
     };
     match &case.state {
@@ -197,6 +196,14 @@ fn outcome(name: &str, cases: &BTreeMap<String, junit::Case>, seen: &Seen, log: 
         // After an interrupt or a failed set-up, ginkgo calls all that it did not reach skipped.
         State::Skipped => None,
     }
+}
+
+/// The last failure that the log has before it says that this test failed.
+fn logged_cause(name: &str, log: &str) -> String {
+    let end = log.lines().find(|line| finished(line).is_some_and(|(passed, ended)| !passed && ended == name));
+    let before = end.and_then(|line| log.find(line)).map_or(log, |at| &log[..at]);
+    let failure = before.rsplit_once("FAIL: ").map(|(_, failure)| junit::cause(failure));
+    failure.unwrap_or_else(|| "the log has no cause".to_owned())
 }
 
 /// Why the suite itself skipped a test, which stands some lines below the sign.
@@ -228,6 +235,15 @@ mod tests {
         assert_eq!(finished(line), Some((true, "[sig-a] x \"y\" [Conformance]".to_owned())));
         assert_eq!(finished(r#"{"msg":"Test Suite completed","total":3}"#), None);
         assert_eq!(finished("PASSED by"), None);
+    }
+
+    #[test]
+    fn a_cause_is_found_in_the_log_of_a_process_that_was_killed() {
+        let log = "Nov 23 18:02:52.640: FAIL: first\n{\"msg\":\"FAILED [sig-a] x\",\"total\":1}\n\
+                   Nov 23 18:02:53.640: FAIL: second\nFull Stack Trace\nk8s.io/x(0x1)\n\t/g/test/e2e/apps/y.go:7 +0x1\n\
+                   {\"msg\":\"FAILED [sig-a] y\",\"total\":1}\n";
+        assert_eq!(logged_cause("[sig-a] x", log), "first");
+        assert_eq!(logged_cause("[sig-a] y", log), "second (y.go:7)");
     }
 
     #[test]
