@@ -14,6 +14,8 @@ pub struct Resource {
     pub api: ApiResource,
     pub namespaced: bool,
     pub verbs: Vec<String>,
+    /// It has the subresource `scale`.
+    pub scalable: bool,
 }
 
 impl Resource {
@@ -105,6 +107,7 @@ fn resource(group: &str, version: &str, api_version: &str, entry: &APIResourceDi
         },
         namespaced: entry.scope.as_deref() == Some("Namespaced"),
         verbs: entry.verbs.clone(),
+        scalable: entry.subresources.iter().any(|below| below.subresource.as_deref() == Some("scale")),
     })
 }
 

@@ -136,6 +136,9 @@ mod tests {
         assert_eq!(claims(&cluster, "ns", "secrets").unwrap(), [r#"{"secrets":"2"}"#]);
         assert!(claims(&cluster, "ns", "configmaps").unwrap().is_empty());
         assert!(claims(&cluster, "other", "secrets").unwrap().is_empty());
+        let fresh = json!({ "metadata": { "name": "q", "namespace": "new" }, "spec": { "hard": { "secrets": "1" } } });
+        cluster.put("resourcequotas", fresh);
+        assert_eq!(claims(&cluster, "new", "secrets").unwrap(), ["null"], "the count under way is void");
         assert_eq!(
             claims(&cluster, "full", "secrets").unwrap_err().message,
             r#"secrets "x" is forbidden: exceeded quota: q, requested: count/secrets=1, used: count/secrets=1, limited: count/secrets=1"#

@@ -4,6 +4,7 @@ mod batch;
 mod certificates;
 mod chaos;
 mod cluster_wide;
+mod disruption;
 mod quota;
 mod stateful;
 mod support;
