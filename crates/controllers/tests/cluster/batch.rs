@@ -1,8 +1,8 @@
 //! Jobs and cron jobs.
 
-use k8s_openapi::api::batch::v1::{Job, JobStatus};
+use k8s_openapi::api::batch::v1::{CronJob, CronJobStatus, Job, JobStatus};
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{DeleteParams, ListParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
 use crate::support::{Cluster, end_pod, eventually};
@@ -201,4 +201,100 @@ async fn a_job_goes_when_its_time_is_up_and_others_manage_theirs() {
     let untouched = api.get("job").await.expect("there").status.unwrap_or_default();
     assert_eq!(untouched, JobStatus::default());
     assert!(cluster.api::<Pod>().list(&ListParams::default()).await.expect("listed").items.is_empty());
+}
+
+/// An hourly cron job named `cron` that was due twenty minutes ago; `more` is merged into its spec.
+async fn cron(cluster: &Cluster, more: Value) -> CronJob {
+    let mut template = job(json!({ "completions": 1 }), None);
+    template["metadata"] = json!({ "labels": { "from": "cron" } });
+    let mut spec = json!({ "schedule": "@every 1h", "jobTemplate": template, "suspend": true });
+    for (key, value) in more.as_object().expect("an object") {
+        spec[key] = value.clone();
+    }
+    cluster.create::<CronJob>(json!({ "metadata": { "name": "cron" }, "spec": spec })).await;
+    due(cluster, 20).await;
+    cluster.merge::<CronJob>("cron", json!({ "spec": { "suspend": false } })).await
+}
+
+/// Sets the last start such that the next was due so many minutes ago.
+async fn due(cluster: &Cluster, minutes: i64) {
+    let at = k8s_openapi::jiff::Timestamp::now() - k8s_openapi::jiff::SignedDuration::from_mins(60 + minutes);
+    let patch =
+        Patch::Merge(json!({ "status": { "lastScheduleTime": at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string() } }));
+    let api = cluster.api::<CronJob>();
+    api.patch_status("cron", &PatchParams::default(), &patch).await.expect("patched");
+}
+
+async fn started(cluster: &Cluster, count: usize) -> Vec<Job> {
+    eventually("the Jobs", || async {
+        let jobs = cluster.api::<Job>().list(&ListParams::default().labels("from=cron")).await.expect("listed").items;
+        (jobs.len() == count).then_some(jobs)
+    })
+    .await
+}
+
+async fn active(cluster: &Cluster, count: usize) -> CronJobStatus {
+    let api = cluster.api::<CronJob>();
+    eventually("active Jobs", || async {
+        let status = api.get("cron").await.ok()?.status.unwrap_or_default();
+        (status.active.as_ref().map_or(0, Vec::len) == count).then_some(status)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_cron_job_starts_jobs_and_keeps_their_history() {
+    let cluster = Cluster::start(controllers::Config::default()).await;
+    cron(&cluster, json!({ "successfulJobsHistoryLimit": 0, "timeZone": "Asia/Tokyo" })).await;
+    let jobs = started(&cluster, 1).await;
+    let status = active(&cluster, 1).await;
+    let reference = &status.active.as_ref().expect("one")[0];
+    assert_eq!((&reference.name, &reference.uid), (&jobs[0].metadata.name, &jobs[0].metadata.uid));
+    let time = status.last_schedule_time.as_ref().expect("started").0;
+    assert_eq!(jobs[0].metadata.name, Some(format!("cron-{}", time.as_second() / 60)));
+    let scheduled =
+        &jobs[0].metadata.annotations.as_ref().expect("annotated")["batch.kubernetes.io/cronjob-scheduled-timestamp"];
+    assert!(scheduled.ends_with("+09:00"), "{scheduled}");
+    assert_eq!(scheduled.parse().ok(), Some(time));
+
+    let pods = running(&cluster, 1).await;
+    end(&cluster, &pods[0], "Succeeded", 0).await;
+    let status = active(&cluster, 0).await;
+    assert!(status.last_successful_time.is_some());
+    started(&cluster, 0).await;
+    let name = jobs[0].metadata.name.as_deref().expect("named");
+    let told = [
+        format!("SuccessfulCreate: Created job {name}"),
+        format!("SawCompletedJob: Saw completed job: {name}, condition: Complete"),
+        format!("SuccessfulDelete: Deleted job {name}"),
+    ];
+    eventually("the events", || async {
+        let events = cluster.events("cron").await;
+        told.iter().all(|event| events.contains(event)).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_cron_job_waits_for_or_replaces_its_last_job() {
+    let cluster = Cluster::start(controllers::Config::default()).await;
+    cron(&cluster, json!({ "concurrencyPolicy": "Forbid" })).await;
+    let first = started(&cluster, 1).await;
+    active(&cluster, 1).await;
+    due(&cluster, 5).await;
+    let told = "JobAlreadyActive: Not starting job because prior execution is running and concurrency policy is Forbid";
+    eventually("the event", || async { cluster.events("cron").await.iter().any(|event| event == told).then_some(()) })
+        .await;
+    assert_eq!(started(&cluster, 1).await[0].metadata.uid, first[0].metadata.uid);
+
+    cluster.merge::<CronJob>("cron", json!({ "spec": { "concurrencyPolicy": "Replace" } })).await;
+    let name = first[0].metadata.name.as_deref().expect("named");
+    eventually("its successor", || async {
+        let jobs = cluster.api::<Job>().list(&ListParams::default().labels("from=cron")).await.expect("listed").items;
+        (jobs.len() == 1 && jobs[0].metadata.uid != first[0].metadata.uid).then_some(())
+    })
+    .await;
+    assert!(cluster.events("cron").await.contains(&format!("SuccessfulDelete: Deleted job {name}")));
+    let status = active(&cluster, 1).await;
+    assert_ne!(status.active.expect("one")[0].uid, first[0].metadata.uid);
 }
