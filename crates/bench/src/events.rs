@@ -30,6 +30,8 @@ pub struct Object {
 pub struct Metadata {
     pub name: String,
     pub resource_version: String,
+    /// Of a list that was cut short; not every server tells.
+    pub remaining_item_count: Option<usize>,
 }
 
 #[derive(Debug, Default, Deserialize)]

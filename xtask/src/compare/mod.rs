@@ -33,42 +33,43 @@ const WORST: usize = 5;
 const ZONES: &str = "3";
 
 struct Options {
-    /// Leave out 50,000 pods and 5,000 nodes.
-    small: bool,
-    /// Work to do; all if empty.
-    only: Vec<String>,
+    /// Work to do.
+    work: Vec<&'static str>,
+    /// Add to what the last run left.
+    keep: bool,
     binary: Option<PathBuf>,
     record: bool,
     sides: Vec<&'static str>,
 }
 
-impl Options {
-    fn wants(&self, work: &str) -> bool {
-        self.only.is_empty() || self.only.iter().any(|only| only == work)
-    }
-}
-
 /// Kinds of work, in the order in which they are done; each on a fresh server.
-const WORK: [&str; 5] = ["memory", "requests", "schedule", "pods-50000", "node"];
+const WORK: [&str; 6] = ["memory", "requests", "schedule", "node", "pods-50000", "schedule-5000"];
+/// Kinds that take long, above all upstream's side.
+const LARGE: [&str; 2] = ["pods-50000", "schedule-5000"];
 
 fn options(args: &[String]) -> Result<Options> {
     let sides = vec!["ours", "upstream"];
-    let mut options = Options { small: false, only: Vec::new(), binary: None, record: false, sides };
+    let mut options = Options { work: WORK.into(), keep: false, binary: None, record: false, sides };
+    let mut only = Vec::new();
     for arg in args {
         match arg.split_once('=').unwrap_or((arg, "")) {
-            ("--small", "") => options.small = true,
+            ("--small", "") => options.work.retain(|work| !LARGE.contains(work)),
+            ("--keep", "") => options.keep = true,
             ("--record", "") => options.record = true,
             ("--binary", file) => options.binary = Some(PathBuf::from(file)),
-            ("--only", work) if WORK.contains(&work) => options.only.push(work.to_owned()),
+            ("--only", work) if WORK.contains(&work) => only.push(work.to_owned()),
             ("--side", side) => options.sides.retain(|known| *known == side),
             _ => bail!(
-                "{arg}: there are --small, --record, --binary=FILE, --side=ours|upstream, --only=WORK with {}",
+                "{arg}: there are --small, --keep, --record, --binary=FILE, --side=ours|upstream, --only=WORK with {}",
                 WORK.join(", ")
             ),
         }
     }
-    if options.sides.is_empty() {
-        bail!("--side=ours or --side=upstream");
+    if !only.is_empty() {
+        options.work.retain(|work| only.iter().any(|only| only == work));
+    }
+    if options.sides.is_empty() || options.work.is_empty() {
+        bail!("nothing to do: --side is ours or upstream");
     }
     Ok(options)
 }
@@ -84,18 +85,24 @@ pub fn run(args: &[String]) -> Result<()> {
         loads: vec![load_average()],
         options,
     };
-    bench::private_loopback()?;
+    fs::create_dir_all(&run.work)?;
+    let mut failed = Vec::new();
     for side in run.options.sides.clone() {
-        fs::create_dir_all(&run.work)?;
-        let _ = fs::remove_file(run.records(side));
-        println!("\n{side}, load average {}", load_average());
-        run.measure(side)?;
+        if !run.options.keep {
+            let _ = fs::remove_file(run.records(side));
+        }
+        for work in run.options.work.clone() {
+            println!("\n{side}: {work}, load average {}", load_average());
+            // What fails leaves its rows out of the table, and no others.
+            if let Err(error) = run.measure(side, work) {
+                println!("FAILED: {error:#}");
+                failed.push(format!("{side}: {work}"));
+            }
+        }
         run.loads.push(load_average());
     }
-    if run.options.wants("node") {
-        run.nodes()?;
-    }
-    run.publish()
+    run.publish()?;
+    if failed.is_empty() { Ok(()) } else { bail!("failed: {}", failed.join(", ")) }
 }
 
 struct Run {
@@ -120,48 +127,43 @@ impl Run {
         format!("--record={}", self.records(side).display())
     }
 
-    fn measure(&self, name: &'static str) -> Result<()> {
-        if self.options.wants("memory") {
-            let side = self.start(name, true)?;
-            self.bench(&side, &["--work=memory"])?;
+    /// One kind of work, on servers that are started for it.
+    fn measure(&self, name: &'static str, work: &str) -> Result<()> {
+        if work == "node" {
+            return self.node(name);
         }
-        if self.options.wants("requests") {
-            let side = self.start(name, false)?;
-            self.bench(&side, &["--work=requests"])?;
+        // A namespace of its own, so that nothing of one kind of work is in the way of the next.
+        bench::private_loopback()?;
+        let side = self.start(name, work != "requests")?;
+        match work {
+            "requests" => self.bench(&side, &["--work=requests"]),
+            "schedule" => self.schedule(&side, 1000),
+            "schedule-5000" => self.schedule(&side, 5000),
+            "pods-50000" => self.bench(&side, &["--work=memory", "--pods=50000", "--only=memory with pods"]),
+            _ => self.bench(&side, &["--work=memory"]),
         }
-        if self.options.wants("schedule") {
-            let large: &[u32] = if self.options.small { &[1000] } else { &[1000, 5000] };
-            for nodes in large {
-                let side = self.start(name, true)?;
-                let _hollow = self.hollow(&side, *nodes)?;
-                self.bench(&side, &["--work=schedule", &format!("--nodes={nodes}")])?;
-            }
-        }
-        if self.options.wants("pods-50000") && !self.options.small {
-            let side = self.start(name, true)?;
-            self.bench(&side, &["--work=memory", "--pods=50000", "--only=memory with pods"])?;
-        }
-        Ok(())
     }
 
-    /// A real node of either side, in a network with a bridge.
-    fn nodes(&self) -> Result<()> {
-        if self.options.sides.contains(&"ours") {
-            bench::node(&self.generator, &self.binary, &[self.record_to("ours")])?;
+    fn schedule(&self, side: &Side, nodes: u32) -> Result<()> {
+        let _hollow = self.hollow(side, nodes)?;
+        self.bench(side, &["--work=schedule", &format!("--nodes={nodes}")])
+    }
+
+    /// A real node, in a network with a bridge.
+    fn node(&self, name: &str) -> Result<()> {
+        if name == "ours" {
+            return bench::node(&self.generator, &self.binary, &[self.record_to(name)]);
         }
-        if self.options.sides.contains(&"upstream") {
-            host::enter_private_network()?;
-            let work = self.work.join("upstream");
-            let _ = fs::remove_dir_all(&work);
-            fs::create_dir_all(&work)?;
-            let node = upstream_node::Node::new(&self.cache, &work)?;
-            let mut command = Command::new(&self.generator);
-            command.args(["--work=node", "--start"]).arg(node.side.starter());
-            host::run(command.arg("--kubeconfig").arg(&node.side.kubeconfig).arg(self.record_to("upstream")))?;
-            node.load_images(&self.cache)?;
-            self.bench(&node.side, &["--work=node"])?;
-        }
-        Ok(())
+        host::enter_private_network()?;
+        let work = self.work.join(name);
+        let _ = fs::remove_dir_all(&work);
+        fs::create_dir_all(&work)?;
+        let node = upstream_node::Node::new(&self.cache, &work)?;
+        let mut command = Command::new(&self.generator);
+        command.args(["--work=node", "--start"]).arg(node.side.starter());
+        host::run(command.arg("--kubeconfig").arg(&node.side.kubeconfig).arg(self.record_to(name)))?;
+        node.load_images(&self.cache)?;
+        self.bench(&node.side, &["--work=node"])
     }
 
     /// A fresh control plane that is ready; the time that this took is a row. Not `whole`: without controllers and scheduler.
@@ -318,8 +320,9 @@ mod tests {
     #[test]
     fn work_is_named_or_refused() {
         let args = |words: &[&str]| options(&words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>());
-        let some = args(&["--only=memory", "--small", "--side=ours"]).unwrap();
-        assert!(some.wants("memory") && !some.wants("node") && some.small && some.sides == ["ours"]);
+        let some = args(&["--only=memory", "--only=schedule-5000", "--small", "--side=ours"]).unwrap();
+        assert_eq!((some.work, some.sides), (vec!["memory"], vec!["ours"]));
+        assert_eq!(args(&[]).unwrap().work, WORK);
         for wrong in ["--only=everything", "--side=theirs", "fast"] {
             assert!(args(&[wrong]).is_err(), "{wrong}");
         }
