@@ -189,7 +189,12 @@ impl Api {
     }
 
     pub async fn delete_collection(&self, query: Query<'_>) -> Result<Value> {
-        self.send("DELETE", &[], query, Some(&json!({}))).await
+        self.delete_collection_with(query, &json!({})).await
+    }
+
+    /// Deletes a collection with `DeleteOptions`, which count only in the body.
+    pub async fn delete_collection_with(&self, query: Query<'_>, options: &Value) -> Result<Value> {
+        self.send("DELETE", &[], query, Some(options)).await
     }
 
     /// A subresource whose answer is text, such as a pod's log.

@@ -285,8 +285,7 @@ async fn lifecycle(cx: Arc<Cx>) -> Result<()> {
     cx.step("list in all namespaces, deletecollection");
     let all = cx.cluster_wide(&kinds::JOB).list(&mine).await?;
     ensure!(items(&all, "/items").len() == 1, "{} jobs by label", items(&all, "/items").len());
-    let uri_query = [mine[0], ("propagationPolicy", "Background")];
-    jobs.delete_collection(&uri_query).await?;
+    jobs.delete_collection_with(&mine, &json!({"propagationPolicy": "Background"})).await?;
     watch.expect("DELETED", "the job", SOON, |_| true).await?;
     let left = jobs.list(&mine).await?;
     ensure!(items(&left, "/items").is_empty(), "the job is still listed");
