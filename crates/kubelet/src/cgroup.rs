@@ -10,6 +10,8 @@ use k8s_openapi::api::core::v1::Pod;
 use crate::container::resources;
 use crate::podutil;
 
+/// Where the kernel shows cgroups.
+pub const MOUNT: &str = "/sys/fs/cgroup";
 const KUBEPODS: &str = "kubepods";
 /// Controllers that pod cgroups are made in under v1; the runtime makes the container's in all of them.
 const V1_CONTROLLERS: [&str; 4] = ["cpu", "cpuacct", "memory", "pids"];
@@ -70,6 +72,17 @@ impl Cgroups {
             _ => "/besteffort",
         };
         format!("/{KUBEPODS}{class}/pod{}", podutil::uid(pod))
+    }
+
+    /// Some process of a running container; none if it has ended meanwhile.
+    pub fn process_of(&self, pod: &Pod, container_id: &str) -> Option<i32> {
+        let root = match &self.layout {
+            Layout::V1 { controllers, .. } => controllers.first()?,
+            Layout::V2 { root } => root,
+            Layout::None => return None,
+        };
+        let dir = root.join(self.parent_of(pod).trim_start_matches('/')).join(container_id);
+        std::fs::read_to_string(dir.join("cgroup.procs")).ok()?.lines().next()?.parse().ok()
     }
 
     /// Removes what is left of the pod's cgroups. Directories that still have processes stay.

@@ -20,8 +20,6 @@ use crate::shared::{Handle, Shared};
 use crate::status::writer::StatusWriter;
 use crate::{gc, logs, runtime};
 
-const CGROUP_MOUNT: &str = "/sys/fs/cgroup";
-
 /// A kubelet that is ready to run. In two steps, so that the HTTP server can read the same store.
 pub struct Kubelet {
     context: Context,
@@ -54,7 +52,7 @@ impl Kubelet {
             recorder: Recorder::new(context.client.clone(), "kubelet", &config.node_name),
             objects: Objects::new(context.client.clone()),
             services: context.informers.of::<Service>(),
-            cgroups: Cgroups::detect(Path::new(CGROUP_MOUNT)),
+            cgroups: Cgroups::detect(Path::new(crate::cgroup::MOUNT)),
             statuses: StatusWriter::new(context.client.clone()),
             api: context.client.clone(),
             machine,

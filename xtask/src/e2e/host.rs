@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use nix::sched::{CloneFlags, unshare};
 
 /// Debian packages that a node or its test needs: program → package.
-const PACKAGES: [(&str, &str); 9] = [
+const PACKAGES: [(&str, &str); 10] = [
     ("containerd", "containerd"),
     ("runc", "runc"),
     ("busybox", "busybox-static"),
@@ -18,6 +18,7 @@ const PACKAGES: [(&str, &str); 9] = [
     ("script", "bsdutils"),
     ("openssl", "openssl"),
     ("etcd", "etcd-server"),
+    ("pgrep", "procps"),
 ];
 
 /// Address of the node inside the private network.

@@ -95,6 +95,11 @@ fn memory(meminfo: &str, vmstat: &str) -> (u64, Memory) {
     (total, memory)
 }
 
+/// The interfaces of the network that a process is in; none if it has ended.
+pub fn interfaces_of(pid: i32) -> Vec<Interface> {
+    std::fs::read_to_string(format!("/proc/{pid}/net/dev")).map(|text| interfaces(&text)).unwrap_or_default()
+}
+
 fn interfaces(net_dev: &str) -> Vec<Interface> {
     let parse = |line: &str| {
         let (name, counters) = line.split_once(':')?;

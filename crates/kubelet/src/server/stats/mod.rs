@@ -16,7 +16,9 @@ use host::Host;
 pub use summary::summary;
 
 use super::{Runtime, pods};
+use crate::cgroup::Cgroups;
 use crate::pods::{PodRecord, PodStore, RunState};
+use crate::podutil;
 
 /// A rate needs two readings this far apart at least, or noise is all it shows.
 const RATE_NANOS_MIN: i64 = 1_000_000_000;
@@ -37,6 +39,8 @@ struct PodSample {
     uid: String,
     started: Option<Timestamp>,
     containers: Vec<ContainerSample>,
+    /// Of the pod's own network; empty for pods of the host's.
+    interfaces: Vec<host::Interface>,
 }
 
 struct ContainerSample {
@@ -71,9 +75,15 @@ struct Memory {
 }
 
 /// Takes samples, and remembers earlier readings for rates.
-#[derive(Default)]
 pub struct Sampler {
     readings: Mutex<HashMap<String, Reading>>,
+    cgroups: Cgroups,
+}
+
+impl Default for Sampler {
+    fn default() -> Self {
+        Sampler { readings: Mutex::default(), cgroups: Cgroups::detect(Path::new(crate::cgroup::MOUNT)) }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -153,7 +163,10 @@ impl Sampler {
                 log_bytes: std::fs::metadata(&container.log_path).ok().map(|log| log.len()),
             })
         });
-        let containers = containers.collect();
+        let containers: Vec<ContainerSample> = containers.collect();
+        let own_network = podutil::spec(&record.pod).host_network != Some(true);
+        let process =
+            containers.iter().filter(|_| own_network).find_map(|c| self.cgroups.process_of(&record.pod, &c.id));
         let meta = &record.pod.metadata;
         PodSample {
             namespace: meta.namespace.clone().unwrap_or_default(),
@@ -161,6 +174,7 @@ impl Sampler {
             uid: record.uid().to_owned(),
             started: record.pod.status.as_ref().and_then(|status| status.start_time.as_ref()).map(|time| time.0),
             containers,
+            interfaces: process.map(host::interfaces_of).unwrap_or_default(),
         }
     }
 

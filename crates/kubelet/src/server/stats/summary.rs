@@ -13,7 +13,7 @@ pub fn summary(node_name: &str, sample: &Sample) -> Value {
         "startTime": host.booted.map(seconds),
         "cpu": cpu(&sample.node_cpu),
         "memory": memory(&host.memory, time),
-        "network": network(sample),
+        "network": network(&host.interfaces, time),
         "fs": host.filesystem.as_ref().map(|fs| filesystem(fs, time)),
         "runtime": sample.image_filesystem.as_ref().map(|fs| json!({
             "imageFs": filesystem(fs, time),
@@ -48,6 +48,7 @@ fn pod(pod: &PodSample, sample: &Sample) -> Value {
         "containers": pod.containers.iter().map(|one| container(one, sample)).collect::<Vec<_>>(),
         "cpu": whole_cpu.as_ref().map(cpu),
         "memory": memory(&whole_memory, time),
+        "network": network(&pod.interfaces, time),
         "ephemeral-storage": sample.host.filesystem.as_ref().map(|fs| use_of(fs, used, None, time)),
     }))
 }
@@ -83,8 +84,8 @@ fn memory(memory: &Memory, time: Timestamp) -> Value {
     }))
 }
 
-/// The first interface stands for the node, and all of them follow.
-fn network(sample: &Sample) -> Option<Value> {
+/// The first interface stands for the node or pod, and all of them follow.
+fn network(interfaces: &[super::host::Interface], time: Timestamp) -> Option<Value> {
     let one = |interface: &super::host::Interface| {
         json!({
             "name": interface.name,
@@ -92,9 +93,8 @@ fn network(sample: &Sample) -> Option<Value> {
             "txBytes": interface.tx_bytes, "txErrors": interface.tx_errors,
         })
     };
-    let interfaces = &sample.host.interfaces;
     let mut network = one(interfaces.first()?);
-    network["time"] = json!(seconds(sample.time));
+    network["time"] = json!(seconds(time));
     network["interfaces"] = interfaces.iter().map(one).collect();
     Some(network)
 }
@@ -159,6 +159,7 @@ mod tests {
                 uid: "u".to_owned(),
                 started: None,
                 containers: vec![container],
+                interfaces: vec![Interface { name: "eth0".to_owned(), tx_bytes: 6, ..Interface::default() }],
             }],
             image_filesystem: None,
         };
@@ -170,6 +171,7 @@ mod tests {
         let pod = &summary["pods"][0];
         assert_eq!(pod["podRef"], json!({"name": "web", "namespace": "ns", "uid": "u"}));
         assert_eq!(pod["cpu"], json!({"time": "2026-01-02T03:04:05Z", "usageCoreNanoSeconds": 9}));
+        assert_eq!((&pod["network"]["name"], &pod["network"]["txBytes"]), (&json!("eth0"), &json!(6)));
         assert_eq!(pod["memory"]["workingSetBytes"], 7);
         assert_eq!(pod["ephemeral-storage"]["usedBytes"], 7);
         assert_eq!(pod["containers"][0]["rootfs"]["usedBytes"], 3);
