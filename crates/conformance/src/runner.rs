@@ -98,15 +98,20 @@ async fn one(cluster: Arc<Cluster>, test: Test) -> Outcome {
         Ok(cx) => Arc::new(cx),
         Err(error) => return outcome(&test, started, Err(error.context("cannot prepare a namespace"))),
     };
-    let task = tokio::spawn((test.run)(Arc::clone(&cx)));
-    let stop = task.abort_handle();
-    let result = match tokio::time::timeout(limit, task).await {
-        Ok(Ok(result)) => result,
-        Ok(Err(error)) if error.is_panic() => Err(anyhow!("panicked: {}", panic_text(error.into_panic()))),
-        Ok(Err(error)) => Err(error.into()),
-        Err(_) => {
-            stop.abort();
-            Err(anyhow!("not done after {} s; last step: {}", limit.as_secs(), cx.last_step()))
+    let mut task = tokio::spawn((test.run)(Arc::clone(&cx)));
+    let result = loop {
+        // The test may have asked for more time meanwhile.
+        let limit = limit.max(cx.asked_for());
+        let left = limit.saturating_sub(started.elapsed());
+        match tokio::time::timeout(left, &mut task).await {
+            Ok(Ok(result)) => break result,
+            Ok(Err(error)) if error.is_panic() => break Err(anyhow!("panicked: {}", panic_text(error.into_panic()))),
+            Ok(Err(error)) => break Err(error.into()),
+            Err(_) if cx.asked_for() > limit => {}
+            Err(_) => {
+                task.abort();
+                break Err(anyhow!("not done after {} s; last step: {}", limit.as_secs(), cx.last_step()));
+            }
         }
     };
     let took = outcome(&test, started, result);

@@ -61,6 +61,8 @@ pub struct Cx {
     pub ns: String,
     cleanup: std::sync::Mutex<Vec<(Api, String)>>,
     step: std::sync::Mutex<String>,
+    /// Seconds that the test asked for; 0 for as many as tests have.
+    seconds: AtomicU64,
 }
 
 impl Cx {
@@ -69,7 +71,14 @@ impl Cx {
         let number = cluster.count.fetch_add(1, Ordering::Relaxed);
         let ns = format!("conformance-{}-{number}", cluster.run);
         let client = cluster.client.clone();
-        let cx = Cx { cluster, client, ns, cleanup: Default::default(), step: Default::default() };
+        let cx = Cx {
+            cluster,
+            client,
+            ns,
+            cleanup: Default::default(),
+            step: Default::default(),
+            seconds: AtomicU64::new(0),
+        };
         cx.make_namespace(&cx.ns, json!({"conformance-run": cx.cluster.run})).await?;
         Ok(cx)
     }
@@ -122,6 +131,16 @@ impl Cx {
         let made = api.create(object).await?;
         self.delete_later(&api, name(&made));
         Ok(made)
+    }
+
+    /// Gives the test more time than tests have: for what takes upstream long as well.
+    pub fn may_take(&self, limit: Duration) {
+        self.seconds.store(limit.as_secs(), Ordering::Relaxed);
+    }
+
+    /// The time that the test asked for.
+    pub fn asked_for(&self) -> Duration {
+        Duration::from_secs(self.seconds.load(Ordering::Relaxed))
     }
 
     /// Says what the test is at, for the message of one that runs out of time.

@@ -1,9 +1,10 @@
 //! Resource quotas.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::framework::*;
 
@@ -34,45 +35,43 @@ async fn lifecycle(cx: Arc<Cx>) -> Result<()> {
     quotas.wait_none(&labelled(&selector), SOON).await
 }
 
+/// Upstream's controller does not look at quotas whose status changed, so it may take until its next full look, every five minutes.
+const RESTORED: Duration = Duration::from_secs(390);
+
 async fn status(cx: Arc<Cx>) -> Result<()> {
+    cx.may_take(RESTORED + Duration::from_secs(180));
     let quotas = cx.api(&kinds::RESOURCE_QUOTA);
     let subject = cx.unique("quota");
-    let labels = json!({"conformance-rq": "status"});
+    let selector = format!("conformance-rq={subject}");
+    let mine = labelled(&selector);
+    let list = cx.cluster_wide(&kinds::RESOURCE_QUOTA).list(&mine).await?;
+    let mut watch = quotas.watch_since(&list, &mine).await?;
     let hard = json!({"cpu": "500m", "memory": "500Mi"});
-    cx.step("the controller writes the status");
-    quotas.create(&json!({"metadata": {"name": subject, "labels": labels}, "spec": {"hard": hard}})).await?;
-    let counted = |cpu: &'static str, memory: &'static str| {
-        move |quota: &serde_json::Value| {
-            is(quota, "/status/hard/cpu", cpu)?;
-            is(quota, "/status/hard/memory", memory)
-        }
-    };
-    quotas.wait_one(&subject, SOON, "status of the quota", counted("500m", "500Mi")).await?;
-    let updated = quotas.change(&subject, |quota| quota["spec"]["hard"] = json!({"cpu": "1", "memory": "1Gi"})).await?;
-    expect(&updated, "/spec/hard/cpu", "1")?;
-    quotas.wait_one(&subject, SOON, "status after the update", counted("1", "1Gi")).await?;
-
-    cx.step("a client writes the status, and the controller writes it back");
-    let list = quotas.list(&labelled("conformance-rq=status")).await?;
-    let mut watch = quotas.watch_since(&list, &labelled("conformance-rq=status")).await?;
-    let written = quotas.change_sub(&subject, Some("status"), |quota| {
-        set(quota, "/metadata/annotations/updated-status", "true");
-        quota["status"]["hard"] = json!({"cpu": "2", "memory": "2Gi"});
-    });
-    let written = written.await?;
-    expect(&written, "/status/hard/cpu", "2")?;
-    watch.expect("MODIFIED", "the written status", SOON, |q| text(q, "/status/hard/cpu") == "2").await?;
-    let back = watch.expect("MODIFIED", "the status of the spec", SOON, |q| text(q, "/status/hard/cpu") == "1").await;
-    back.context("the controller does not restore a status that a client wrote")?;
-
-    cx.step("a client patches the status");
-    let payload = json!({"metadata": {"annotations": {"patched-status": "true"}}, "status": {"hard": {"cpu": "3", "memory": "3Gi"}}});
-    let patched = quotas.patch_sub(&subject, "status", Patch::Merge, &payload).await?;
-    expect(&patched, "/status/hard/cpu", "3")?;
-    expect(&patched, "/metadata/annotations/patched-status", "true")?;
-    watch.expect("MODIFIED", "the patched status", SOON, |q| text(q, "/status/hard/cpu") == "3").await?;
+    let metadata = json!({"name": subject, "labels": {"conformance-rq": subject}});
+    quotas.create(&json!({"metadata": metadata, "spec": {"hard": hard}})).await?;
+    expect(&quotas.get(&subject).await?, "/spec/hard", hard.clone())?;
+    cx.step("update the status");
+    let updated = quotas.change_sub(&subject, Some("status"), |quota| quota["status"] = json!({"hard": hard})).await?;
+    expect(&updated, "/status/hard", hard.clone())?;
+    watch.expect("MODIFIED", "the updated status", SOON, |quota| *at(quota, "/status/hard") == hard).await?;
+    cx.step("patch the spec, and the status accordingly");
+    let hard = json!({"cpu": "1", "memory": "1Gi"});
+    let patched = quotas.patch(&subject, Patch::Strategic, &json!({"spec": {"hard": hard}})).await?;
+    expect(&patched, "/spec/hard", hard.clone())?;
+    let patch = json!({"status": {"hard": hard}});
+    expect(&quotas.patch_sub(&subject, "status", Patch::Strategic, &patch).await?, "/status/hard", hard.clone())?;
+    watch.expect("MODIFIED", "the patched status", SOON, |quota| *at(quota, "/status/hard") == hard).await?;
     let read = quotas.send("GET", &[&subject, "status"], &[], None).await?;
-    expect(&read, "/spec/hard/cpu", "1")?;
-    quotas.wait_one(&subject, SOON, "status after the patch", counted("1", "1Gi")).await?;
-    Ok(())
+    expect(&read, "/status/hard", hard.clone())?;
+    cx.step("patch the status to something else");
+    let other = json!({"cpu": "2", "memory": "2Gi"});
+    let patch = json!({"status": {"hard": other}});
+    let patched = quotas.patch_sub(&subject, "status", Patch::Strategic, &patch).await?;
+    expect(&patched, "/status/hard", other.clone())?;
+    expect(&patched, "/spec/hard", hard.clone()).context("the spec changed with the status")?;
+    watch.expect("MODIFIED", "the other status", SOON, |quota| *at(quota, "/status/hard") == other).await?;
+    cx.step("the controller writes what the spec says");
+    let restored = |quota: &Value| is(quota, "/status/hard", hard.clone());
+    let quota = quotas.wait_one(&subject, RESTORED, "status of the spec", restored).await?;
+    expect(&quota, "/spec/hard", hard)
 }
