@@ -3,10 +3,10 @@
 //! Each test carries the codename of the upstream test whose checks it makes (`data/names.txt`), and sees the cluster only
 //! through its API. Must not know: our server's crates.
 //!
-//! Images that the tests use: `docker.io/library/busybox:1`, `docker.io/coxswain/tools:1`, `docker.io/coxswain/etcd:1`, and
-//! `docker.io/coxswain/conformance:1`, which is this program (`/conformance`, with the libraries it is linked with) on top of busybox: it
-//! serves admission webhooks and echoes HTTP requests (`conformance serve …`, see [`serve`]). Whoever runs the tests loads
-//! the four into the runtime of every node; nothing is pulled.
+//! Images that the tests use: `docker.io/library/busybox:1`, `docker.io/coxswain/web:1`, `docker.io/coxswain/tools:1`,
+//! `docker.io/coxswain/etcd:1`, and `docker.io/coxswain/conformance:1`, which is this program (`/conformance`, with the libraries
+//! it is linked with) on top of busybox: it serves webhooks, echoes requests and is a small registry (`conformance serve …`, see
+//! [`serve`]). Whoever runs the tests loads the five into the runtime of every node; nothing is pulled from outside.
 
 mod framework;
 mod junit;

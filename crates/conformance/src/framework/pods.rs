@@ -6,6 +6,8 @@ use serde_json::{Value, json};
 use super::{Cx, POD, at, holds, items, kinds, name, number, text, when};
 
 pub const BUSYBOX: &str = "docker.io/library/busybox:1";
+/// Serves HTTP on port 80 by itself.
+pub const WEB: &str = "docker.io/coxswain/web:1";
 /// curl and getent.
 pub const TOOLS: &str = "docker.io/coxswain/tools:1";
 /// Serves the gRPC health protocol.

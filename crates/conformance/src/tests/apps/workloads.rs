@@ -64,12 +64,17 @@ async fn scale(cx: Arc<Cx>, kind: &'static Kind) -> Result<()> {
     expect(&scale, "/spec/replicas", 1)?;
     expect(&scale, "/status/replicas", 1)?;
     cx.step("update the scale");
-    let updated = api.change_sub("subject", Some("scale"), |scale| scale["spec"]["replicas"] = 2.into()).await?;
+    let mut unconditional = scale.clone();
+    unconditional["metadata"]["resourceVersion"] = Value::Null;
+    unconditional["spec"]["replicas"] = 2.into();
+    let updated = api.update_sub("scale", &unconditional).await?;
     expect(&updated, "/spec/replicas", 2)?;
     expect(&api.get("subject").await?, "/spec/replicas", 2)?;
     api.wait_one("subject", POD, "two replicas", ready).await?;
     cx.step("patch the scale");
-    let patched = api.patch_sub("subject", "scale", Patch::Merge, &json!({"spec": {"replicas": 4}})).await?;
+    // With what typed clients send beside it.
+    let patch = json!({"metadata": {"creationTimestamp": null}, "spec": {"replicas": 4}, "status": {"replicas": 0}});
+    let patched = api.patch_sub("subject", "scale", Patch::Strategic, &patch).await?;
     expect(&patched, "/spec/replicas", 4)?;
     expect(&api.get("subject").await?, "/spec/replicas", 4)
 }
@@ -135,7 +140,8 @@ async fn patched_collection(cx: Arc<Cx>) -> Result<()> {
     let api = cx.api(&kinds::STATEFUL_SET);
     run(&cx, &kinds::STATEFUL_SET, "subject", 1).await?;
     cx.step("patch");
-    let container = json!({"name": "main", "image": TOOLS});
+    // Of another name, so it is added, and comes first.
+    let container = json!({"name": "added", "image": WEB});
     let patch = json!({
         "metadata": {"labels": {"patched": "true"}},
         "spec": {"replicas": 2, "template": {"spec": {"terminationGracePeriodSeconds": 0, "containers": [container]}}},
@@ -143,7 +149,7 @@ async fn patched_collection(cx: Arc<Cx>) -> Result<()> {
     let patched = api.patch("subject", Patch::Strategic, &patch).await?;
     expect(&patched, "/metadata/labels/patched", "true")?;
     expect(&patched, "/spec/replicas", 2)?;
-    expect(&patched, "/spec/template/spec/containers/0/image", TOOLS)?;
+    expect(&patched, "/spec/template/spec/containers/0/image", WEB)?;
     let done = |set: &Value| {
         is(set, "/status/updatedReplicas", 2)?;
         is(set, "/status/readyReplicas", 2)?;
@@ -162,16 +168,19 @@ async fn replace_and_patch(cx: Arc<Cx>) -> Result<()> {
     let scaled = api.wait_one("subject", POD, "two replicas", ready).await?;
     cx.step("patch");
     let mut watch = api.watch_since(&scaled, &[("fieldSelector", "metadata.name=subject")]).await?;
-    let container = json!({"name": "main", "image": TOOLS});
+    // Of another name, so it is added, and comes first.
+    let container = json!({"name": "added", "image": WEB});
     let patch = json!({
         "metadata": {"labels": {"test-rs": "patched"}},
         "spec": {"replicas": 3, "template": {"spec": {"terminationGracePeriodSeconds": 0, "containers": [container]}}},
     });
     api.patch("subject", Patch::Strategic, &patch).await?;
     let seen = watch.expect("MODIFIED", "the patched replica set with its pods ready", POD, |set| {
-        text(set, "/metadata/labels/test-rs") == "patched" && number(set, "/status/readyReplicas") == 3
+        text(set, "/metadata/labels/test-rs") == "patched"
+            && number(set, "/status/readyReplicas") == 3
+            && number(set, "/status/availableReplicas") == 3
     });
     let seen = seen.await.context("after the patch")?;
-    expect(&seen, "/spec/template/spec/containers/0/image", TOOLS)?;
+    expect(&seen, "/spec/template/spec/containers/0/image", WEB)?;
     expect(&seen, "/spec/template/spec/terminationGracePeriodSeconds", 0)
 }
