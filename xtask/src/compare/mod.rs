@@ -38,6 +38,7 @@ struct Options {
     /// Add to what the last run left.
     keep: bool,
     binary: Option<PathBuf>,
+    generator: Option<PathBuf>,
     record: bool,
     sides: Vec<&'static str>,
 }
@@ -49,7 +50,7 @@ const LARGE: [&str; 2] = ["pods-50000", "schedule-5000"];
 
 fn options(args: &[String]) -> Result<Options> {
     let sides = vec!["ours", "upstream"];
-    let mut options = Options { work: WORK.into(), keep: false, binary: None, record: false, sides };
+    let mut options = Options { work: WORK.into(), keep: false, binary: None, generator: None, record: false, sides };
     let mut only = Vec::new();
     for arg in args {
         match arg.split_once('=').unwrap_or((arg, "")) {
@@ -57,10 +58,11 @@ fn options(args: &[String]) -> Result<Options> {
             ("--keep", "") => options.keep = true,
             ("--record", "") => options.record = true,
             ("--binary", file) => options.binary = Some(PathBuf::from(file)),
+            ("--generator", file) => options.generator = Some(PathBuf::from(file)),
             ("--only", work) if WORK.contains(&work) => only.push(work.to_owned()),
             ("--side", side) => options.sides.retain(|known| *known == side),
             _ => bail!(
-                "{arg}: there are --small, --keep, --record, --binary=FILE, --side=ours|upstream, --only=WORK with {}",
+                "{arg}: there are --small, --keep, --record, --binary=FILE, --generator=FILE, --side=ours|upstream, --only=WORK with {}",
                 WORK.join(", ")
             ),
         }
@@ -79,13 +81,17 @@ pub fn run(args: &[String]) -> Result<()> {
     host::install()?;
     let mut run = Run {
         cache: Cache::open()?,
-        generator: bench::generator()?,
+        generator: options.generator.clone().map_or_else(bench::generator, Ok)?,
         binary: options.binary.clone().map_or_else(|| host::build(false), Ok)?,
         work: crate::root().join("target/compare"),
         loads: vec![load_average()],
         options,
     };
     fs::create_dir_all(&run.work)?;
+    if run.options.work.contains(&"node") {
+        // While there is a network.
+        upstream_node::network_plugins(&run.work)?;
+    }
     let mut failed = Vec::new();
     for side in run.options.sides.clone() {
         if !run.options.keep {
@@ -156,9 +162,8 @@ impl Run {
         }
         host::enter_private_network()?;
         let work = self.work.join(name);
-        let _ = fs::remove_dir_all(&work);
-        fs::create_dir_all(&work)?;
-        let node = upstream_node::Node::new(&self.cache, &work)?;
+        empty(&work)?;
+        let node = upstream_node::Node::new(&self.cache, &work, &upstream_node::network_plugins(&self.work)?)?;
         let mut command = Command::new(&self.generator);
         command.args(["--work=node", "--start"]).arg(node.side.starter());
         host::run(command.arg("--kubeconfig").arg(&node.side.kubeconfig).arg(self.record_to(name)))?;
@@ -169,8 +174,7 @@ impl Run {
     /// A fresh control plane that is ready; the time that this took is a row. Not `whole`: without controllers and scheduler.
     fn start(&self, name: &'static str, whole: bool) -> Result<Side> {
         let work = self.work.join(name);
-        let _ = fs::remove_dir_all(&work);
-        fs::create_dir_all(&work)?;
+        empty(&work)?;
         let side = if name == "ours" {
             ours(&self.binary, &work, whole)?
         } else {
@@ -257,6 +261,13 @@ fn ours(binary: &Path, work: &Path, whole: bool) -> Result<Side> {
     }
     let kubeconfig = data.join("kubeconfig.yaml");
     Side::new("ours", work, kubeconfig, &[Part { name: "coxswain", program: binary.to_owned(), args }])
+}
+
+/// Whatever an earlier run left goes.
+fn empty(work: &Path) -> Result<()> {
+    side::end(work);
+    let _ = fs::remove_dir_all(work);
+    Ok(fs::create_dir_all(work)?)
 }
 
 /// Simulated nodes. They stop when this goes.

@@ -71,24 +71,24 @@ impl Side {
             }
         }
     }
+}
 
-    /// Ends every process that names the folder on its command line (shims, and with them their containers), and unmounts what is in it.
-    pub fn clear(&self) {
-        let work = self.work.display().to_string();
-        for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-            let pid = entry.file_name().to_str().and_then(|name| name.parse().ok());
-            let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            if let Some(pid) = pid.filter(|_| String::from_utf8_lossy(&command).contains(&work)) {
-                // Gone already, at worst.
-                kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
-            }
+/// Ends every process that names the folder on its command line (shims, and with them their containers; what an earlier run that was
+/// killed has left), and unmounts what is in it.
+pub fn end(work: &Path) {
+    let name = work.display().to_string();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let pid = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        if let Some(pid) = pid.filter(|_| String::from_utf8_lossy(&command).contains(&name)) {
+            // Gone already, at worst.
+            kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
         }
-        let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
-        for point in
-            mounts.lines().rev().filter_map(|line| line.split(' ').nth(1)).filter(|point| point.starts_with(&work))
-        {
-            let _ = std::process::Command::new("umount").args(["-l", point]).output();
-        }
+    }
+    let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
+    let points = mounts.lines().rev().filter_map(|line| line.split(' ').nth(1));
+    for point in points.filter(|point| point.starts_with(&name)) {
+        let _ = std::process::Command::new("umount").args(["-l", point]).output();
     }
 }
 

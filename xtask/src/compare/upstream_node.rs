@@ -10,7 +10,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 use serde_json::json;
 
-use super::side::{Part, Side};
+use super::side::{self, Part, Side};
 use super::upstream;
 use crate::conformance::cache::Cache;
 use crate::e2e::host::{NODE_IP, run};
@@ -34,15 +34,14 @@ pub struct Node {
 
 impl Node {
     /// Prepares control plane and node in an empty folder; nothing runs yet.
-    pub fn new(cache: &Cache, work: &Path) -> Result<Self> {
+    pub fn new(cache: &Cache, work: &Path, plugins: &Path) -> Result<Self> {
         let kubelet = cache.program("kubelet");
         if !kubelet.is_file() {
             bail!("upstream's kubelet is not built yet");
         }
-        let plugins = network_plugins(work)?;
         fs::create_dir_all(work.join("cni"))?;
         fs::write(work.join("cni/10-pods.conflist"), network(work).to_string())?;
-        fs::write(work.join("containerd.toml"), containerd(work, &plugins))?;
+        fs::write(work.join("containerd.toml"), containerd(work, plugins))?;
         fs::write(work.join("kubelet.json"), settings(work).to_string())?;
         for hierarchy in cgroups() {
             // In all hierarchies that there are; the kubelet wants to find it.
@@ -94,7 +93,7 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.side.stop_parts(&["kubelet", "containerd"]);
-        self.side.clear();
+        side::end(&self.work);
         for (file, value) in &self.sysctls {
             // As it was; where that fails it is as the kubelet wants it.
             let _ = fs::write(file, value);
@@ -122,13 +121,15 @@ fn cgroups() -> Vec<PathBuf> {
         .collect()
 }
 
-/// Debian's network plugins, unpacked and not installed.
-fn network_plugins(work: &Path) -> Result<PathBuf> {
-    let folder = work.parent().unwrap_or(work).join("network-plugins");
+/// Debian's network plugins, unpacked below `folder` and not installed. The first time this needs the network.
+pub fn network_plugins(folder: &Path) -> Result<PathBuf> {
+    let folder = folder.join("network-plugins");
     let plugins = folder.join("usr/lib/cni");
     if !plugins.is_dir() {
         fs::create_dir_all(&folder)?;
-        run(Command::new("apt-get").args(["download", "-qq", "containernetworking-plugins"]).current_dir(&folder))?;
+        run(Command::new("apt-get")
+            .args(["-o", "APT::Sandbox::User=root", "download", "-qq", "containernetworking-plugins"])
+            .current_dir(&folder))?;
         run(Command::new("sh").args(["-euc", "dpkg -x containernetworking-plugins_*.deb ."]).current_dir(&folder))?;
     }
     Ok(plugins)
