@@ -123,7 +123,8 @@ pub fn expired<O: Revised>(
     revisions: &[Arc<ControllerRevision>],
     is_live: &dyn Fn(&ControllerRevision) -> bool,
 ) -> Vec<Arc<ControllerRevision>> {
-    let limit = set.limit().and_then(|limit| usize::try_from(limit).ok()).unwrap_or(10);
+    // A negative limit keeps all.
+    let limit = usize::try_from(set.limit().unwrap_or(10)).unwrap_or(usize::MAX);
     let mut idle: Vec<Arc<ControllerRevision>> =
         revisions.iter().filter(|revision| !is_live(revision)).cloned().collect();
     idle.sort_by_key(|revision| revision.revision);

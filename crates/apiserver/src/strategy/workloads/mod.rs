@@ -1,11 +1,12 @@
 //! Kinds with a pod template: Deployment, ReplicaSet, ReplicationController, StatefulSet, DaemonSet, Job, CronJob, PodTemplate.
 
-mod cron;
+mod cronjob;
 mod job;
+mod stateful;
 
 use std::sync::Arc;
 
-use apimachinery::field::{Error, ErrorList, Path};
+use apimachinery::field::{Error, ErrorList};
 use apimachinery::selector::label::LabelSelector;
 use apimachinery::{Value, meta};
 use serde_json::json;
@@ -26,7 +27,7 @@ pub fn strategies() -> Family {
         ("", "replicationcontrollers", Arc::new(Controller)),
         ("", "podtemplates", Arc::new(Template)),
         ("batch", "jobs", Arc::new(job::Jobs)),
-        ("batch", "cronjobs", Arc::new(job::CronJobs)),
+        ("batch", "cronjobs", Arc::new(cronjob::CronJobs)),
     ]
 }
 
@@ -100,7 +101,11 @@ impl Strategy for Workload {
 
     fn validate(&self, _cx: &Context<'_>, part: Part, object: &Value, old: Option<&Value>) -> ErrorList {
         let mut errors = ErrorList::new();
+        let stateful = meta::str_at(object, &["kind"]) == "StatefulSet";
         if part == Part::Status {
+            if stateful {
+                stateful::validate_status(object, old, &mut errors);
+            }
             return errors;
         }
         validate_template(object, self.restarts, &mut errors);
@@ -109,12 +114,21 @@ impl Strategy for Workload {
             for path in self.fixed {
                 immutable(object, old, path, &mut errors);
             }
-            if meta::str_at(object, &["kind"]) == "StatefulSet" {
-                validate_stateful(object, old, &mut errors);
-            }
+        }
+        if stateful {
+            stateful::validate_spec(object, old, &mut errors);
         }
         validate_rolling(object, &mut errors);
         errors
+    }
+
+    fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
+        if meta::str_at(object, &["kind"]) != "StatefulSet" {
+            return Vec::new();
+        }
+        let mut warnings = job::name_warnings(object, old);
+        warnings.extend(stateful::warnings(object));
+        warnings
     }
 }
 
@@ -147,29 +161,6 @@ fn validate_rolling(object: &Value, errors: &mut ErrorList) {
     if meta::str_at(object, &["spec", "strategy", "type"]) == "Recreate" {
         let why = "may not be specified when strategy `type` is 'Recreate'";
         errors.push(Error::forbidden(&path_of(&path), why));
-    }
-}
-
-fn validate_stateful(object: &Value, old: &Value, errors: &mut ErrorList) {
-    const FREE: [&str; 7] = [
-        "replicas",
-        "ordinals",
-        "template",
-        "updateStrategy",
-        "revisionHistoryLimit",
-        "persistentVolumeClaimRetentionPolicy",
-        "minReadySeconds",
-    ];
-    let strip = |object: &Value| {
-        let mut spec = object["spec"].clone();
-        if let Some(map) = spec.as_object_mut() {
-            map.retain(|key, _| !FREE.contains(&key.as_str()));
-        }
-        spec
-    };
-    if strip(object) != strip(old) {
-        let why = "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden";
-        errors.push(Error::forbidden(&Path::new("spec"), why));
     }
 }
 
