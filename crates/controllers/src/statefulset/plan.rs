@@ -296,7 +296,8 @@ impl<'a> Planner<'a> {
                 continue;
             }
             let is_first = first_lacking.as_ref().is_some_and(|first| Arc::ptr_eq(first, &pod));
-            let waits = self.ordered && !self.is_available(&pod) && !is_first;
+            // A pod that has ended will never be well: to wait for it, as upstream does, would be for ever.
+            let waits = self.ordered && !self.is_available(&pod) && !is_first && !pods::is_finished(&pod);
             if !waits {
                 self.plan.steps.push(Step::Delete(pod));
             }

@@ -107,6 +107,8 @@ fn pods_are_unmade_from_the_highest_down() {
     assert_eq!(steps(&set(1, ""), &broken), "-web-3", "the first that is not well may go");
     let two = broken.replace("name: 2-new, ready: 9", "name: 2-new");
     assert_eq!(steps(&set(1, ""), &two), "", "2 would be the first");
+    let ended = two.replace("name: 3-new", "name: 3-new, phase: Failed");
+    assert_eq!(steps(&set(1, ""), &ended), "-web-3", "what has ended need not be waited for");
     assert_eq!(steps(&set(1, PARALLEL), four), "-web-3 -web-2 -web-1");
     assert_eq!(steps(&set(2, "ordinals: { start: 2 },"), four), "-web-1");
 }
