@@ -4,13 +4,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, bail};
 use futures::StreamExt as _;
 use regex::Regex;
+use tokio::task::JoinHandle;
 
 use crate::framework::{Cluster, Cx};
 use crate::junit;
-use crate::tests::{self, Test};
+use crate::tests::{self as table, Test};
 
 const LIMIT: Duration = Duration::from_secs(180);
 const SLOW_LIMIT: Duration = Duration::from_secs(720);
@@ -54,7 +55,7 @@ pub fn chosen(options: &Options) -> Result<Vec<Test>> {
     let wanted = |test: &Test| {
         (focus.is_empty() || focus.iter().any(|f| f.is_match(test.name))) && !skip.iter().any(|s| s.is_match(test.name))
     };
-    Ok(tests::all().into_iter().filter(wanted).collect())
+    Ok(table::all().into_iter().filter(wanted).collect())
 }
 
 /// Runs what the options ask for, and returns whether everything passed.
@@ -98,25 +99,34 @@ async fn one(cluster: Arc<Cluster>, test: Test) -> Outcome {
         Ok(cx) => Arc::new(cx),
         Err(error) => return outcome(&test, started, Err(error.context("cannot prepare a namespace"))),
     };
-    let mut task = tokio::spawn((test.run)(Arc::clone(&cx)));
-    let result = loop {
-        // The test may have asked for more time meanwhile.
-        let limit = limit.max(cx.asked_for());
-        let left = limit.saturating_sub(started.elapsed());
-        match tokio::time::timeout(left, &mut task).await {
-            Ok(Ok(result)) => break result,
-            Ok(Err(error)) if error.is_panic() => break Err(anyhow!("panicked: {}", panic_text(error.into_panic()))),
-            Ok(Err(error)) => break Err(error.into()),
-            Err(_) if cx.asked_for() > limit => {}
-            Err(_) => {
-                task.abort();
-                break Err(anyhow!("not done after {} s; last step: {}", limit.as_secs(), cx.last_step()));
-            }
-        }
-    };
+    let task = tokio::spawn((test.run)(Arc::clone(&cx)));
+    // The test may ask for more time while it runs.
+    let result = guarded(task, || limit.max(cx.asked_for()), || cx.last_step()).await;
     let took = outcome(&test, started, result);
     cx.clean_up().await;
     took
+}
+
+/// A task's result, where a panic and a task that takes too long are errors. The limit is asked for anew when it is reached.
+async fn guarded(
+    mut task: JoinHandle<Result<()>>,
+    limit: impl Fn() -> Duration,
+    step: impl Fn() -> String,
+) -> Result<()> {
+    let started = Instant::now();
+    loop {
+        let now = limit();
+        match tokio::time::timeout(now.saturating_sub(started.elapsed()), &mut task).await {
+            Ok(Ok(result)) => return result,
+            Ok(Err(error)) if error.is_panic() => bail!("panicked: {}", panic_text(error.into_panic())),
+            Ok(Err(error)) => return Err(error.into()),
+            Err(_) if limit() > now => {}
+            Err(_) => {
+                task.abort();
+                bail!("not done after {} s; last step: {}", now.as_secs(), step());
+            }
+        }
+    }
 }
 
 fn outcome(test: &Test, started: Instant, result: Result<()>) -> Outcome {
@@ -132,4 +142,47 @@ fn one_line(text: &str) -> String {
 fn panic_text(panic: Box<dyn std::any::Any + Send>) -> String {
     let text = panic.downcast_ref::<String>().cloned();
     text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+
+    fn millis(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_a_failure_with_its_text() {
+        let task = tokio::spawn(async { panic!("boom {}", 1) });
+        let error = guarded(task, || millis(5000), String::new).await.unwrap_err();
+        assert_eq!(error.to_string(), "panicked: boom 1");
+    }
+
+    #[tokio::test]
+    async fn a_test_that_hangs_is_ended_and_says_where_it_was() {
+        let task = tokio::spawn(std::future::pending());
+        let error = guarded(task, || millis(10), || "waiting".to_owned()).await.unwrap_err();
+        assert_eq!(error.to_string(), "not done after 0 s; last step: waiting");
+    }
+
+    #[tokio::test]
+    async fn a_test_that_asked_for_more_time_gets_it() {
+        let asked = Arc::new(AtomicU64::new(0));
+        let asking = Arc::clone(&asked);
+        let task = tokio::spawn(async move {
+            asking.store(5000, Ordering::Relaxed);
+            tokio::time::sleep(millis(60)).await;
+            Ok(())
+        });
+        let limit = || millis(20).max(millis(asked.load(Ordering::Relaxed)));
+        assert!(guarded(task, limit, String::new).await.is_ok());
+    }
+
+    #[test]
+    fn a_cause_is_one_line() {
+        assert_eq!(one_line("a\n  b\tc"), "a b c");
+    }
 }
