@@ -50,7 +50,7 @@ impl Report {
         println!(
             "{:<22} {:>9} {:>9} {:>9} {:>11} {:>7.1} → {:>6.1}  {}",
             row.name,
-            number(row.per_second, 0),
+            rate(row.per_second),
             number(row.p50.map(millis), 2),
             number(row.p99.map(millis), 2),
             number(row.cpu_per_1000, 4),
@@ -71,7 +71,7 @@ impl Report {
                 text,
                 "{date}\t{commit}\t{cores}\t{memory:.0}\t{}\t{}\t{}\t{}\t{}\t{}\t{load}",
                 row.name,
-                number(row.per_second, 0),
+                rate(row.per_second),
                 number(row.p50.map(millis), 3),
                 number(row.p99.map(millis), 3),
                 number(row.cpu_per_1000, 4),
@@ -85,6 +85,11 @@ impl Report {
 
 fn number(value: Option<f64>, digits: usize) -> String {
     value.map_or_else(|| "-".to_owned(), |v| format!("{v:.digits$}"))
+}
+
+/// Small rates need their fractions.
+fn rate(value: Option<f64>) -> String {
+    number(value, if value.is_some_and(|rate| rate < 100.0) { 2 } else { 0 })
 }
 
 fn millis(duration: Duration) -> f64 {
