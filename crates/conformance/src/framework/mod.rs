@@ -46,6 +46,8 @@ impl Cluster {
         let mut config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
         // Watches may be silent for long; every wait has a limit of its own.
         config.read_timeout = None;
+        // Refusals are what tests want to see, not to be tried again until they are none.
+        config.default_retry = false;
         let client = Client::try_from(config)?;
         let version: Value = client.request(http::Request::get("/version").body(Vec::new())?).await?;
         println!("# server {}", text(&version, "/gitVersion"));
