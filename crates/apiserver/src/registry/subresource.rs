@@ -106,7 +106,12 @@ async fn scaled(server: &ApiServer, mut call: Call, sent: Body, verb: Verb) -> R
     let options = WriteOptions::of(&call)?;
     let media = call.header(header::CONTENT_TYPE).unwrap_or_default().to_owned();
     let bytes = collect(sent).await?;
-    let document = body::parse(&bytes, crate::http::negotiate::BodyFormat::Yaml, "Scale")?.value;
+    let format = match verb {
+        Verb::Update => crate::http::negotiate::body_format(Some(&media))?,
+        // A patch's media type says how to apply it.
+        _ => crate::http::negotiate::BodyFormat::Yaml,
+    };
+    let document = body::parse(&bytes, format, "Scale")?.value;
     let make = |_: &mut Call, old: &Value| {
         let view = scale::view(&row, old);
         let mut wanted = match verb {

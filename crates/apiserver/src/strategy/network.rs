@@ -19,8 +19,25 @@ pub fn strategies() -> Family {
         (GROUP, "ingresses", Arc::new(Ingresses)),
         (GROUP, "ingressclasses", Arc::new(Fixed(&[&["spec", "controller"]]))),
         (GROUP, "networkpolicies", Arc::new(Policies)),
-        (GROUP, "ipaddresses", Arc::new(Fixed(&[&["spec", "parentRef"]]))),
+        (GROUP, "ipaddresses", Arc::new(Addresses(Fixed(&[&["spec", "parentRef"]])))),
     ]
+}
+
+/// Their names are IP addresses in canonical form.
+struct Addresses(Fixed);
+
+impl Strategy for Addresses {
+    fn validate(&self, cx: &Context<'_>, part: Part, object: &Value, old: Option<&Value>) -> ErrorList {
+        self.0.validate(cx, part, object, old)
+    }
+
+    fn validate_name(&self, name: &str) -> Vec<String> {
+        match name.parse::<std::net::IpAddr>() {
+            Ok(address) if address.to_string() == name => Vec::new(),
+            Ok(address) => vec![format!("not a valid canonical IP address, expected {address}")],
+            Err(_) => vec!["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".to_owned()],
+        }
+    }
 }
 
 struct Endpoints;

@@ -57,6 +57,36 @@ fn validate_spec(spec: &Value, path: &Path, errors: &mut ErrorList) {
         errors.push(Error::invalid(&path.child("shareProcessNamespace"), &json!(true), why));
     }
     validate_spreading(spec, path, errors);
+    validate_sysctls(spec, path, errors);
+}
+
+/// As upstream's `ValidateSysctls`: names of parts joined by dots or slashes, each once.
+fn validate_sysctls(spec: &Value, path: &Path, errors: &mut ErrorList) {
+    let path = path.child("securityContext").child("sysctls");
+    let mut seen = Vec::new();
+    for (index, sysctl) in items(&spec["securityContext"], "sysctls").enumerate() {
+        let (name, at) = (meta::str_at(sysctl, &["name"]), path.index(index).child("name"));
+        if name.is_empty() {
+            errors.push(Error::required(&at, ""));
+        } else if !is_sysctl(name) {
+            let why = format!("must have at most {SYSCTL_LENGTH_MAX} characters and match regex {SYSCTL_PATTERN}");
+            errors.push(Error::invalid(&at, &json!(name), &why));
+        } else if seen.contains(&name) {
+            errors.push(Error::duplicate(&at, &json!(name)));
+        }
+        seen.push(name);
+    }
+}
+
+const SYSCTL_LENGTH_MAX: usize = 253;
+const SYSCTL_PATTERN: &str = "^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";
+
+fn is_sysctl(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let part = |part: &str| {
+        part.starts_with(plain) && part.ends_with(plain) && part.chars().all(|c| plain(c) || matches!(c, '-' | '_'))
+    };
+    name.len() <= SYSCTL_LENGTH_MAX && name.split(['.', '/']).all(part)
 }
 
 fn is_true(object: &Value, key: &str) -> bool {
@@ -184,6 +214,27 @@ fn validate_spreading(spec: &Value, path: &Path, errors: &mut ErrorList) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sysctls_have_names_of_their_own() {
+        for good in ["kernel.shm_rmid_forced", "net/ipv4/tcp_syncookies", "a-b.c1"] {
+            assert!(is_sysctl(good), "{good}");
+        }
+        for bad in ["foo-", "bar..", "_a", "UPPER.case", ".a", "a b", &"a".repeat(254)] {
+            assert!(!is_sysctl(bad), "{bad}");
+        }
+        let spec = json!({"securityContext": {"sysctls": [
+            {"name": "kernel.shmmax", "value": "1"}, {"name": "kernel.shmmax", "value": "2"}, {"name": "bar.."},
+        ]}});
+        let mut errors = ErrorList::new();
+        validate_sysctls(&spec, &Path::new("spec"), &mut errors);
+        let told: Vec<String> = errors.iter().map(|error| error.to_string()).collect();
+        assert_eq!(told[0], "spec.securityContext.sysctls[1].name: Duplicate value: \"kernel.shmmax\"");
+        assert!(
+            told[1]
+                .starts_with("spec.securityContext.sysctls[2].name: Invalid value: \"bar..\": must have at most 253")
+        );
+    }
 
     fn check(spec: Value) -> Vec<String> {
         let mut errors = ErrorList::new();
