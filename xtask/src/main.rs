@@ -27,7 +27,7 @@ tasks:
                       a real cluster, real containers, real kubectl: the end-to-end test
   bench [--kubeconfig FILE | --binary=FILE] [--only NAME] [--record] [flags]
                       the speed table, on a server and a node of its own or on that of a kubeconfig; `--help` has the other flags
-  compare [--small] [--only=WORK] [--side=SIDE] [--keep] [--binary=FILE] [--generator=FILE] [--record]
+  compare [--small] [--only=WORK] [--side=SIDE] [--keep] [--table] [--binary=FILE] [--generator=FILE] [--record]
                       upstream's control plane and ours under the same work; upstream's comes from the cache of the suite";
 
 fn main() -> ExitCode {

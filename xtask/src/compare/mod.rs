@@ -37,6 +37,8 @@ struct Options {
     work: Vec<&'static str>,
     /// Add to what the last run left.
     keep: bool,
+    /// Measure nothing: write the table of what earlier runs left.
+    table: bool,
     binary: Option<PathBuf>,
     generator: Option<PathBuf>,
     record: bool,
@@ -50,19 +52,21 @@ const LARGE: [&str; 2] = ["pods-50000", "schedule-5000"];
 
 fn options(args: &[String]) -> Result<Options> {
     let sides = vec!["ours", "upstream"];
-    let mut options = Options { work: WORK.into(), keep: false, binary: None, generator: None, record: false, sides };
+    let mut options =
+        Options { work: WORK.into(), keep: false, table: false, binary: None, generator: None, record: false, sides };
     let mut only = Vec::new();
     for arg in args {
         match arg.split_once('=').unwrap_or((arg, "")) {
             ("--small", "") => options.work.retain(|work| !LARGE.contains(work)),
             ("--keep", "") => options.keep = true,
+            ("--table", "") => (options.table, options.keep) = (true, true),
             ("--record", "") => options.record = true,
             ("--binary", file) => options.binary = Some(PathBuf::from(file)),
             ("--generator", file) => options.generator = Some(PathBuf::from(file)),
             ("--only", work) if WORK.contains(&work) => only.push(work.to_owned()),
             ("--side", side) => options.sides.retain(|known| *known == side),
             _ => bail!(
-                "{arg}: there are --small, --keep, --record, --binary=FILE, --generator=FILE, --side=ours|upstream, --only=WORK with {}",
+                "{arg}: there are --small, --keep, --table, --record, --binary=FILE, --generator=FILE, --side=ours|upstream, --only=WORK with {}",
                 WORK.join(", ")
             ),
         }
@@ -70,7 +74,9 @@ fn options(args: &[String]) -> Result<Options> {
     if !only.is_empty() {
         options.work.retain(|work| only.iter().any(|only| only == work));
     }
-    if options.sides.is_empty() || options.work.is_empty() {
+    if options.table {
+        options.work.clear();
+    } else if options.sides.is_empty() || options.work.is_empty() {
         bail!("nothing to do: --side is ours or upstream");
     }
     Ok(options)
@@ -93,11 +99,12 @@ pub fn run(args: &[String]) -> Result<()> {
         upstream_node::network_plugins(&run.work)?;
     }
     let mut failed = Vec::new();
-    for side in run.options.sides.clone() {
-        if !run.options.keep {
-            let _ = fs::remove_file(run.records(side));
-        }
-        for work in run.options.work.clone() {
+    for side in run.options.sides.iter().filter(|_| !run.options.keep) {
+        let _ = fs::remove_file(run.records(side));
+    }
+    for work in run.options.work.clone() {
+        // One after the other for each kind, so that both meet about the same machine.
+        for side in run.options.sides.clone() {
             println!("\n{side}: {work}, load average {}", load_average());
             // What fails leaves its rows out of the table, and no others.
             if let Err(error) = run.measure(side, work) {
@@ -119,7 +126,7 @@ struct Run {
     /// Ours.
     binary: PathBuf,
     work: PathBuf,
-    /// Load averages of the machine: at the start, and after each side.
+    /// Load averages of the machine: at the start, and after each kind of work.
     loads: Vec<String>,
 }
 
@@ -235,10 +242,12 @@ impl Run {
         let lines = table::lines(&Rows::parse(&ours), &Rows::parse(&theirs));
         let text = format!("{}\n{}", heading(&ours, &theirs, &self.loads), table::markdown(&lines, WORST));
         println!("\n{text}");
+        if self.options.record || self.options.table {
+            fs::write(crate::root().join(TABLE), text)?;
+        }
         if !self.options.record {
             return Ok(());
         }
-        fs::write(crate::root().join(TABLE), text)?;
         let mut records = fs::read_to_string(crate::root().join(RECORDS)).unwrap_or_default();
         records.push_str(&without_heading(&ours, ""));
         records.push_str(&without_heading(&theirs, "upstream: "));
@@ -306,9 +315,10 @@ fn heading(ours: &str, upstream: &str, loads: &[String]) -> String {
     let first = without_heading(ours, "") + &without_heading(upstream, "");
     let cells: Vec<&str> = first.lines().next().unwrap_or_default().split('\t').collect();
     let cell = |index: usize| cells.get(index).copied().unwrap_or("?");
+    let last = first.lines().filter_map(|line| line.split('\t').next()).max().unwrap_or("?");
     format!(
-        "# Ours and upstream's control plane, measured in one run\n\nWritten by `cargo xtask compare`. {}, commit {}, {} cores, {} GiB; \
-         load average at the start and after each side {}.\nUpstream is {VERSION} with Debian's etcd, all on this machine, both sides under the same load generator \
+        "# Ours and upstream's control plane, measured in one run\n\nWritten by `cargo xtask compare`. {} to {last}, commit {}, {} cores, {} GiB; \
+         load average at the start and after each kind of work {}.\nUpstream is {VERSION} with Debian's etcd, all on this machine, both sides under the same load generator \
          and the same hollow nodes.\nA row's name and measures are those of [README.md](README.md).\n",
         cell(0),
         cell(1),

@@ -12,6 +12,8 @@ pub struct Row {
     /// Seconds for 1,000 operations, or for 1,000 seconds of doing nothing.
     pub cpu: Option<f64>,
     pub rss_mib: Option<f64>,
+    /// The machine's load average when the row was known.
+    pub load: Option<f64>,
 }
 
 /// By name, and the names in the order in which they came.
@@ -32,8 +34,14 @@ impl Rows {
             let mut cells = line.split('\t').skip(BEFORE_NAME);
             let Some(name) = cells.next() else { continue };
             let mut number = || cells.next().and_then(|cell| cell.parse().ok());
-            let row =
-                Row { per_second: number(), p50_ms: number(), p99_ms: number(), cpu: number(), rss_mib: number() };
+            let row = Row {
+                per_second: number(),
+                p50_ms: number(),
+                p99_ms: number(),
+                cpu: number(),
+                rss_mib: number(),
+                load: number(),
+            };
             if rows.by_name.insert(name.to_owned(), row).is_none() {
                 rows.order.push(name.to_owned());
             }
@@ -99,6 +107,8 @@ pub struct Line {
     pub ours: f64,
     pub upstream: Option<f64>,
     pub advantage: Option<f64>,
+    /// Load averages of the machine, ours and upstream's.
+    pub loads: [Option<f64>; 2],
 }
 
 /// What both have, row by row. What upstream lacks is shown without a ratio.
@@ -111,7 +121,15 @@ pub fn lines(ours: &Rows, upstream: &Rows) -> Vec<Line> {
             let theirs = other.and_then(measure.of);
             let advantage = theirs.map(|theirs| if measure.more_is_better { value / theirs } else { theirs / value });
             let advantage = advantage.filter(|times| times.is_finite());
-            lines.push(Line { row: name.clone(), what: measure.title, ours: value, upstream: theirs, advantage });
+            let loads = [own.load, other.and_then(|row| row.load)];
+            lines.push(Line {
+                row: name.clone(),
+                what: measure.title,
+                ours: value,
+                upstream: theirs,
+                advantage,
+                loads,
+            });
         }
     }
     lines
@@ -119,17 +137,18 @@ pub fn lines(ours: &Rows, upstream: &Rows) -> Vec<Line> {
 
 /// The table as Markdown, and below it the lines of the smallest advantage.
 pub fn markdown(lines: &[Line], worst: usize) -> String {
-    let mut text = "| row | measure | ours | upstream | ours is better by |\n|---|---|---|---|---|\n".to_owned();
+    let mut text = "| row | measure | ours | upstream | ours is better by | load, ours and upstream |\n|---|---|---|---|---|---|\n".to_owned();
     for line in lines {
         // Writing to a string cannot fail.
         let _ = writeln!(
             text,
-            "| {} | {} | {} | {} | {} |",
+            "| {} | {} | {} | {} | {} | {} |",
             line.row,
             line.what,
             figure(Some(line.ours)),
             figure(line.upstream),
             line.advantage.map_or_else(|| "–".to_owned(), |times| format!("{times:.1}×")),
+            line.loads.map(|load| load.map_or_else(|| "?".to_owned(), |load| format!("{load:.1}"))).join(", "),
         );
     }
     let mut ranked: Vec<&Line> = lines.iter().filter(|line| line.advantage.is_some()).collect();
@@ -167,7 +186,7 @@ d\tc\t2\t24\tnode pod start\t7\t130.0\t150.0\t38.0\t95.0
 d\tc\t2\t24\tcreate pod\t6000\t5.0\t9.0\t0.1000\t50.0
 ";
     const UPSTREAM: &str = "d\tc\t2\t24\tready\t-\t4000.0\t-\t-\t370.0
-d\tc\t2\t24\tcreate pod\t800\t40.0\t90.0\t2.0000\t500.0
+d\tc\t2\t24\tcreate pod\t800\t40.0\t90.0\t2.0000\t500.0\t3.5
 ";
 
     #[test]
@@ -186,7 +205,7 @@ d\tc\t2\t24\tcreate pod\t800\t40.0\t90.0\t2.0000\t500.0
     #[test]
     fn the_table_names_the_worst() {
         let text = markdown(&lines(&Rows::parse(OURS), &Rows::parse(UPSTREAM)), 1);
-        assert!(text.contains("| create pod | CPU s per 1,000 | 0.1000 | 2.00 | 20.0× |"), "{text}");
+        assert!(text.contains("| create pod | CPU s per 1,000 | 0.1000 | 2.00 | 20.0× | ?, 3.5 |"), "{text}");
         assert!(text.ends_with("Smallest advantages: create pod, a second (7.5×).\n"), "{text}");
     }
 }
