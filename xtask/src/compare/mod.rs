@@ -317,8 +317,8 @@ fn heading(ours: &str, upstream: &str, loads: &[String]) -> String {
     let cell = |index: usize| cells.get(index).copied().unwrap_or("?");
     let last = first.lines().filter_map(|line| line.split('\t').next()).max().unwrap_or("?");
     format!(
-        "# Ours and upstream's control plane, measured in one run\n\nWritten by `cargo xtask compare`. {} to {last}, commit {}, {} cores, {} GiB; \
-         load average at the start and after each kind of work {}.\nUpstream is {VERSION} with Debian's etcd, all on this machine, both sides under the same load generator \
+        "# Ours and upstream's control plane, measured on one machine\n\nWritten by `cargo xtask compare`. {} to {last}, commit {}, {} cores, {} GiB; \
+         load average at the start of the last run and after each kind of its work {}.\nUpstream is {VERSION} with Debian's etcd, all on this machine, both sides under the same load generator \
          and the same hollow nodes.\nA row's name and measures are those of [README.md](README.md).\n",
         cell(0),
         cell(1),
