@@ -1,7 +1,7 @@
 //! Whether this node takes a pod on: the last check, for pods that did not come through a scheduler or came too late. Pure.
 
 use apimachinery::quantity::Quantity;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Container, ContainerPort, Pod};
 
 use crate::config::Config;
 use crate::node::machine::Machine;
@@ -61,6 +61,11 @@ pub fn admit<'a>(pod: &Pod, others: impl Iterator<Item = &'a Pod> + Clone, room:
     let counts =
         |other: &&Pod| podutil::uid(other) != podutil::uid(pod) && !podutil::is_terminal_phase(podutil::phase(other));
     let others = others.filter(counts);
+    let wanted = host_ports(pod);
+    if others.clone().flat_map(host_ports).any(|taken| wanted.iter().any(|port| port.conflicts(&taken))) {
+        let message = "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports";
+        return Err(Rejection { reason: "NodePorts", message: message.to_owned() });
+    }
     let asked = |pod: &Pod, name: &'static str| podutil::pod_total(pod, |r| podutil::request(r, name), name);
     let used = |name: &'static str| others.clone().fold(Quantity::ZERO, |sum, other| sum + asked(other, name));
     let pods = i64::try_from(others.clone().count()).unwrap_or(i64::MAX);
@@ -69,6 +74,34 @@ pub fn admit<'a>(pod: &Pod, others: impl Iterator<Item = &'a Pod> + Clone, room:
     fits("OutOfcpu", "cpu", cpu, used("cpu").milli_value(), room.cpu_milli)?;
     let memory = asked(pod, "memory").value();
     fits("OutOfmemory", "memory", memory, used("memory").value(), room.memory_bytes)
+}
+
+/// A port of the node that a pod takes.
+struct HostPort<'a> {
+    number: i32,
+    protocol: &'a str,
+    /// None: all addresses.
+    ip: Option<&'a str>,
+}
+
+impl HostPort<'_> {
+    fn conflicts(&self, other: &HostPort<'_>) -> bool {
+        let same_ip = self.ip.is_none() || other.ip.is_none() || self.ip == other.ip;
+        self.number == other.number && self.protocol == other.protocol && same_ip
+    }
+}
+
+fn host_ports(pod: &Pod) -> Vec<HostPort<'_>> {
+    let restarts = |c: &&Container| c.restart_policy.as_deref() == Some("Always");
+    let containers = podutil::spec(pod).containers.iter().chain(podutil::init_containers(pod).iter().filter(restarts));
+    let ports = containers.flat_map(|container| container.ports.iter().flatten());
+    let taken = |port: &'_ ContainerPort| port.host_port.filter(|number| *number > 0);
+    ports
+        .filter_map(|port| {
+            let ip = port.host_ip.as_deref().filter(|ip| !matches!(*ip, "" | "0.0.0.0" | "::"));
+            Some(HostPort { number: taken(port)?, protocol: port.protocol.as_deref().unwrap_or("TCP"), ip })
+        })
+        .collect()
 }
 
 fn fits(reason: &'static str, resource: &str, requested: i64, used: i64, capacity: i64) -> Result<(), Rejection> {
@@ -92,6 +125,30 @@ mod tests {
             "spec": {"securityContext": {"sysctls": sysctls},
                 "containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]}}))
         .unwrap()
+    }
+
+    #[test]
+    fn ports_of_the_node_are_given_once() {
+        let room = Room { cpu_milli: 1000, memory_bytes: 1 << 30, pods: 10 };
+        let with = |uid: &str, phase: &str, port: serde_json::Value| -> Pod {
+            serde_json::from_value(json!({"metadata": {"uid": uid}, "status": {"phase": phase},
+                "spec": {"containers": [{"name": "c", "ports": [port]}]}}))
+            .unwrap()
+        };
+        let port = |number: i32, protocol: &str, ip: &str| json!({"containerPort": 80, "hostPort": number, "protocol": protocol, "hostIP": ip});
+        let taken = [
+            with("a", "Running", port(21017, "TCP", "10.0.0.1")),
+            with("b", "Failed", port(21018, "TCP", "")),
+            with("c", "Running", json!({"containerPort": 21019})),
+        ];
+        let reason = |port| admit(&with("new", "Pending", port), taken.iter(), &room).err().map(|r| r.reason);
+        assert_eq!(reason(port(21017, "TCP", "")), Some("NodePorts"));
+        assert_eq!(reason(port(21017, "TCP", "10.0.0.1")), Some("NodePorts"));
+        for free in
+            [port(21017, "TCP", "10.0.0.2"), port(21017, "UDP", ""), port(21018, "TCP", ""), port(21019, "TCP", "")]
+        {
+            assert_eq!(reason(free.clone()), None, "{free}");
+        }
     }
 
     #[test]
