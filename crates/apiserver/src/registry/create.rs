@@ -71,17 +71,19 @@ async fn add(
     mut object: Value,
 ) -> Result<Option<Stored>> {
     let key = key_of(call, name);
-    let turn = server.admission.turn(&server.view, &call.row, super::namespace_of(call)).await;
+    let mut turn = server.admission.turn(&server.view, &call.row, super::namespace_of(call)).await;
     let allocates = server.strategies.get(&call.row).is_some_and(|strategy| strategy.allocator().is_some());
-    let claims_anything = allocates || turn.is_some();
     let mut moment = moment;
     for _ in 0..super::update::MAX_TRIES {
         if server.view.store().get(&key).is_some() {
             return Ok(None);
         }
-        // Only what may lose a claim is needed again.
-        let mut next = if claims_anything { object.clone() } else { std::mem::take(&mut object) };
+        // Only what may lose a claim is needed again, as it was before an allocator completed it.
+        let mut next = if allocates { object.clone() } else { std::mem::take(&mut object) };
         let claims = commit::claims(server, call, moment, Some(&mut next), None)?;
+        if !allocates && !claims.is_empty() {
+            object = next.clone();
+        }
         if options.dry_run {
             return Ok(Some(Stored::Dry(next)));
         }
@@ -91,7 +93,12 @@ async fn add(
         match commit_at_home(server, call, name, txn).await? {
             Attempt::Stored(entry) => return Ok(Some(Stored::Entry(entry))),
             Attempt::Taken => return Ok(None),
-            Attempt::ClaimLost => moment = Moment::take(),
+            Attempt::ClaimLost => {
+                moment = Moment::take();
+                if turn.is_none() {
+                    turn = server.admission.turn(&server.view, &call.row, super::namespace_of(call)).await;
+                }
+            }
         }
     }
     Err(too_many_changes())

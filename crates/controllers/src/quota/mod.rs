@@ -170,7 +170,7 @@ impl Controller {
                 continue;
             }
             let Some((group, plural)) = quota::kind_of(name) else { continue };
-            let Some(resource) = self.watches.resource(group, plural) else { continue };
+            let Some(resource) = self.watches.find(group, plural).await? else { continue };
             used.extend(self.count_kind(namespace, quota, &resource).await?);
         }
         Ok(used)

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::names_of;
 use crate::discovery::{Discovered, Resource, discover};
+use crate::error::Result;
 
 /// Pauses before discovery is asked again for what it did not know: it may lag behind a definition.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
@@ -28,12 +29,28 @@ const RETRY_MAX: Duration = Duration::from_secs(30);
 type Kind = (String, String);
 
 /// What discovery knows. Cloning shares it.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Watches {
+    client: kube::Client,
     discovered: Arc<RwLock<Arc<Discovered>>>,
 }
 
 impl Watches {
+    /// As [`Watches::resource`]; what is not known is asked for once more, so that a quota is not left uncounted for no reason.
+    pub async fn find(&self, group: &str, plural: &str) -> Result<Option<Arc<Resource>>> {
+        if let Some(resource) = self.resource(group, plural) {
+            return Ok(Some(resource));
+        }
+        self.ask().await?;
+        Ok(self.resource(group, plural))
+    }
+
+    async fn ask(&self) -> Result<()> {
+        let discovered = discover(&self.client).await?;
+        *self.discovered.write() = Arc::new(discovered);
+        Ok(())
+    }
+
     /// A namespaced resource whose objects can be counted.
     pub fn resource(&self, group: &str, plural: &str) -> Option<Arc<Resource>> {
         let discovered = self.discovered.read().clone();
@@ -70,13 +87,12 @@ pub fn start(
     });
     let definitions = context.informers.of::<CustomResourceDefinition>();
     definitions.on_change(move |_| on_definition.notify_one());
-    let watches = Watches::default();
-    let keeper = Keeper { client, quotas, queue, watches: watches.clone(), running: HashMap::new() };
+    let watches = Watches { client, discovered: Arc::default() };
+    let keeper = Keeper { quotas, queue, watches: watches.clone(), running: HashMap::new() };
     (watches, keeper.keep(changed, context.shutdown.clone()))
 }
 
 struct Keeper {
-    client: kube::Client,
     quotas: Informer<ResourceQuota>,
     queue: Queue<ObjectKey>,
     watches: Watches,
@@ -112,14 +128,10 @@ impl Keeper {
             self.running.drain().for_each(|(_, stop)| stop.cancel());
             return true;
         }
-        let discovered = match discover(&self.client).await {
-            Ok(discovered) => Arc::new(discovered),
-            Err(error) => {
-                tracing::debug!(%error, "discovery failed, will retry");
-                return false;
-            }
-        };
-        *self.watches.discovered.write() = discovered;
+        if let Err(error) = self.watches.ask().await {
+            tracing::debug!(%error, "discovery failed, will retry");
+            return false;
+        }
         let wanted = wanted(&quotas);
         self.running.retain(|kind, stop| {
             let keep = wanted.contains(kind) && self.watches.resource(&kind.0, &kind.1).is_some();
@@ -143,7 +155,7 @@ impl Keeper {
 
     fn start(&mut self, kind: Kind, resource: Arc<Resource>, shutdown: &CancellationToken) {
         let stop = shutdown.child_token();
-        let work = follow(self.client.clone(), resource, self.quotas.clone(), self.queue.clone());
+        let work = follow(self.watches.client.clone(), resource, self.quotas.clone(), self.queue.clone());
         let until = stop.clone();
         tokio::spawn(async move { until.run_until_cancelled(work).await });
         self.running.insert(kind, stop);
