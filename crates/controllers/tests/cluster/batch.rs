@@ -60,8 +60,7 @@ async fn a_job_completes_and_its_pods_are_let_go() {
     let pods = cluster.pods("job").await;
     assert_eq!(pods.len(), 5);
     assert!(pods.iter().all(is_free));
-    let events = cluster.events("job").await;
-    assert!(events.contains(&"Completed: Job completed".to_owned()), "{events:?}");
+    let events = cluster.told("job", "Completed: Job completed").await;
     assert_eq!(events.iter().filter(|event| event.starts_with("SuccessfulCreate: Created pod: job-")).count(), 5);
 
     cluster.api::<Job>().delete("job", &DeleteParams::background()).await.expect("deleted");
@@ -78,9 +77,7 @@ async fn failures_end_a_job_once_too_many() {
     let status = status_when(&cluster, "the end", |status| conditions(status).len() == 2).await;
     assert_eq!(conditions(&status), ["FailureTarget:BackoffLimitExceeded", "Failed:BackoffLimitExceeded"]);
     assert_eq!((status.failed, status.active, status.completion_time), (Some(2), None, None));
-    let events = cluster.events("job").await;
-    let told = "BackoffLimitExceeded: Job has reached the specified backoff limit".to_owned();
-    assert!(events.contains(&told), "{events:?}");
+    cluster.told("job", "BackoffLimitExceeded: Job has reached the specified backoff limit").await;
     eventually("the other pod's end", || async { (cluster.pods("job").await.len() == 1).then_some(()) }).await;
 }
 
@@ -283,8 +280,7 @@ async fn a_cron_job_waits_for_or_replaces_its_last_job() {
     active(&cluster, 1).await;
     due(&cluster, 5).await;
     let told = "JobAlreadyActive: Not starting job because prior execution is running and concurrency policy is Forbid";
-    eventually("the event", || async { cluster.events("cron").await.iter().any(|event| event == told).then_some(()) })
-        .await;
+    cluster.told("cron", told).await;
     assert_eq!(started(&cluster, 1).await[0].metadata.uid, first[0].metadata.uid);
 
     cluster.merge::<CronJob>("cron", json!({ "spec": { "concurrencyPolicy": "Replace" } })).await;
@@ -294,7 +290,7 @@ async fn a_cron_job_waits_for_or_replaces_its_last_job() {
         (jobs.len() == 1 && jobs[0].metadata.uid != first[0].metadata.uid).then_some(())
     })
     .await;
-    assert!(cluster.events("cron").await.contains(&format!("SuccessfulDelete: Deleted job {name}")));
+    cluster.told("cron", &format!("SuccessfulDelete: Deleted job {name}")).await;
     let status = active(&cluster, 1).await;
     assert_ne!(status.active.expect("one")[0].uid, first[0].metadata.uid);
 }

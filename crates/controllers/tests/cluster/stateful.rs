@@ -67,11 +67,7 @@ async fn pods_come_in_order_and_keep_their_names() {
     assert_eq!(Some(&labels["controller-revision-hash"]), status.update_revision.as_ref());
     let spec = pods[1].spec.as_ref().expect("a spec");
     assert_eq!((spec.hostname.as_deref(), spec.subdomain.as_deref()), (Some("web-1"), Some("web")));
-    let events = cluster.events("web").await;
-    assert!(
-        events.contains(&"SuccessfulCreate: create Pod web-0 in StatefulSet web successful".to_owned()),
-        "{events:?}"
-    );
+    cluster.told("web", "SuccessfulCreate: create Pod web-0 in StatefulSet web successful").await;
 
     let uid = pods[1].metadata.uid.clone();
     end_pod(&cluster.api(), "web-1", "Failed", 1).await.expect("patched");
@@ -120,22 +116,34 @@ async fn an_update_rolls_down_and_back() {
     assert_ne!(half.update_revision, first.update_revision);
     assert_eq!(half.current_replicas, Some(2));
 
+    let before = cluster.api::<Pod>().get("web-0").await.expect("there");
     cluster.api::<Pod>().delete("web-0", &DeleteParams::default()).await.expect("deleted");
-    status_when(&cluster, "its successor", |status| status.ready_replicas == Some(3)).await;
+    // The status may still be that of before: the successor itself is what is waited for.
+    let deleted = before.metadata.uid.clone();
+    let successor = eventually("its successor", || async {
+        cluster.api::<Pod>().get("web-0").await.ok().filter(|pod| pod.metadata.uid != deleted)
+    });
+    successor.await;
     assert_eq!(images(&cluster.pods("web").await), ["i:1", "i:1", "i:2"], "below the partition all stays");
+    status_when(&cluster, "three ready", |status| status.ready_replicas == Some(3)).await;
 
     let whole = json!({ "spec": { "updateStrategy": { "rollingUpdate": { "partition": 0 } } } });
     cluster.merge::<StatefulSet>("web", whole).await;
-    let done = settled(&cluster, 3).await;
-    assert_eq!(images(&cluster.pods("web").await), ["i:2"; 3]);
-    assert_eq!(done.current_revision, half.update_revision);
-
-    cluster.merge::<StatefulSet>("web", json!({ "spec": { "template": template("i:1") } })).await;
-    let back = status_when(&cluster, "the way back", |status| {
-        status.updated_replicas == Some(3) && status.update_revision == first.update_revision
+    status_when(&cluster, "all updated", |status| {
+        status.updated_replicas == Some(3)
+            && status.ready_replicas == Some(3)
+            && status.current_revision == half.update_revision
     })
     .await;
-    assert_eq!(back.current_revision, first.current_revision);
+    assert_eq!(images(&cluster.pods("web").await), ["i:2"; 3]);
+
+    cluster.merge::<StatefulSet>("web", json!({ "spec": { "template": template("i:1") } })).await;
+    status_when(&cluster, "the way back", |status| {
+        status.updated_replicas == Some(3)
+            && status.update_revision == first.update_revision
+            && status.current_revision == first.current_revision
+    })
+    .await;
     let mut revisions = cluster.api::<ControllerRevision>().list(&ListParams::default()).await.expect("listed").items;
     revisions.sort_by_key(|revision| revision.revision);
     let numbers: Vec<_> = revisions.iter().map(|revision| revision.revision).collect();
@@ -197,9 +205,12 @@ async fn only_pods_of_the_name_are_adopted() {
         cluster.create::<Pod>(orphan).await;
     }
     let created = cluster.create::<StatefulSet>(set(2, json!({}))).await;
-    status_when(&cluster, "two ready", |status| status.ready_replicas == Some(2)).await;
     let owner = |pod: &Pod| Some(pod.metadata.owner_references.as_ref()?.first()?.uid.clone());
-    let pods = cluster.pods("web").await;
+    let pods = eventually("three pods, two of them owned", || async {
+        let pods = cluster.pods("web").await;
+        (pods.iter().filter(|pod| owner(pod).is_some()).count() == 2).then_some(pods)
+    })
+    .await;
     assert_eq!(names(&pods), ["other-1", "web-0", "web-1"]);
     assert_eq!(owner(&pods[0]), None);
     assert_eq!((owner(&pods[1]), owner(&pods[2])), (created.metadata.uid.clone(), created.metadata.uid));

@@ -168,6 +168,15 @@ impl Cluster {
     }
 
     /// Reason and message of the events about an object, oldest first.
+    /// The events about an object, once `event` is among them: they are written behind everything else.
+    pub async fn told(&self, about: &str, event: &str) -> Vec<String> {
+        eventually(event, || async {
+            let events = self.events(about).await;
+            events.iter().any(|told| told == event).then_some(events)
+        })
+        .await
+    }
+
     pub async fn events(&self, about: &str) -> Vec<String> {
         let events: Api<k8s_openapi::api::core::v1::Event> = self.api();
         let mut events = events.list(&ListParams::default()).await.expect("listed").items;
