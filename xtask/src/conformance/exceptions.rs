@@ -21,3 +21,9 @@ const NOT_RUNNABLE: [(&str, &str); 2] = [
 pub fn not_runnable(name: &str) -> Option<&'static str> {
     NOT_RUNNABLE.iter().find(|(known, _)| *known == name).map(|(_, why)| *why)
 }
+
+/// Every test that this file names.
+#[cfg(test)]
+pub fn names() -> impl Iterator<Item = &'static str> {
+    DROPPED.into_iter().chain(NOT_RUNNABLE.map(|(name, _)| name))
+}

@@ -419,3 +419,34 @@ fn conclude(options: &Options, recorded: &Table, outcomes: Outcomes) -> Result<(
     let lost = changed.iter().filter(|(before, _, _)| *before == Verdict::Passed).count();
     if lost > 0 { bail!("{lost} recorded passes no longer pass") } else { Ok(()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_listed_by_name_is_in_the_record() -> Result<()> {
+        let recorded = Table::read(&crate::root().join(RECORD))?;
+        for name in subset()? {
+            assert_eq!(recorded.rows.get(&name).map(|row| row.verdict), Some(Verdict::Passed), "{SUBSET}: {name:?}");
+        }
+        for name in exceptions::names() {
+            assert!(recorded.rows.contains_key(name), "no test is called {name:?}");
+        }
+        for name in ours::wanted()? {
+            assert!(recorded.rows.contains_key(&name), "{name:?} has no line");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn several_rounds_make_the_worst_of_them() {
+        let round = |verdict| {
+            let outcome = Outcome { name: "x".into(), verdict, seconds: 1.0, cause: "why".into() };
+            Outcomes::from([("x".to_owned(), (Kind::Official, outcome))])
+        };
+        let all = together(vec![round(Verdict::Passed), round(Verdict::Failed), round(Verdict::Passed)]);
+        assert_eq!(all["x"].1.verdict, Verdict::Failed);
+        assert_eq!(all["x"].1.cause, "passed 2 of 3: why");
+    }
+}
