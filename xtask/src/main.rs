@@ -25,6 +25,8 @@ tasks:
   layers              check the arrows between crates and the size of files
   e2e [--dev | --binary=FILE] [--keep] [--repeat=N] [filter]
                       a real cluster, real containers, real kubectl: the end-to-end test
+  conformance [build | images | flags]
+                      upstream's own conformance suite, and our tests of newer ones, against a new cluster; `--help` has the flags
   bench [--kubeconfig FILE | --binary=FILE] [--only NAME] [--record] [flags]
                       the speed table, on a server and a node of its own or on that of a kubeconfig; `--help` has the other flags
   compare [--small] [--only=WORK] [--side=SIDE] [--keep] [--table] [--binary=FILE] [--generator=FILE] [--record]
