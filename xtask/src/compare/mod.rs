@@ -16,6 +16,7 @@ use std::process::{Child, Command};
 use anyhow::{Context as _, Result, bail};
 
 use crate::bench;
+use crate::conformance::build;
 use crate::conformance::cache::{Cache, VERSION};
 use crate::e2e::host;
 use side::{Part, Side};
@@ -94,6 +95,9 @@ pub fn run(args: &[String]) -> Result<()> {
         options,
     };
     fs::create_dir_all(&run.work)?;
+    if run.options.sides.contains(&"upstream") && !run.options.work.is_empty() {
+        build::upstream(&run.cache)?;
+    }
     if run.options.work.contains(&"node") {
         // While there is a network.
         upstream_node::network_plugins(&run.work)?;

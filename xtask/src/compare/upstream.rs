@@ -35,7 +35,7 @@ openssl rsa -in accounts.key -pubout -out accounts.pub
 pub fn side(cache: &Cache, work: &Path, more: Vec<Part>) -> Result<Side> {
     for program in ["kube-apiserver", "kube-controller-manager", "kube-scheduler"] {
         if !cache.program(program).is_file() {
-            bail!("upstream's {program} is not built yet: run `cargo xtask conformance --build` first");
+            bail!("upstream's {program} is not built yet: run `cargo xtask conformance build` first");
         }
     }
     let output = Command::new("sh").args(["-euc", CERTIFICATES]).current_dir(work).output().context("openssl")?;

@@ -18,13 +18,11 @@ const GO_PACKAGES: [&str; 2] = ["golang-1.15-go", "golang-1.15-src"];
 const IMAGE_PACKAGES: [&str; 9] =
     ["libc-bin", "bind9-dnsutils", "curl", "netcat-openbsd", "iproute2", "bash", "nginx", "apache2-bin", "etcd-server"];
 
-/// Go packages below `k8s.io/kubernetes` that become programs named after their last folder. The suite's own come first: a build
-/// that is stopped in between has what a run needs.
-const PROGRAMS: [&str; 10] = [
-    "cmd/kubectl",
-    "test/images/agnhost",
-    "test/images/nonewprivs",
-    "vendor/k8s.io/sample-apiserver",
+/// Go packages below `k8s.io/kubernetes` that become programs named after their last folder: what a run of the suite needs beside it.
+const SUITE: [&str; 4] =
+    ["cmd/kubectl", "test/images/agnhost", "test/images/nonewprivs", "vendor/k8s.io/sample-apiserver"];
+/// Upstream's cluster.
+const UPSTREAM: [&str; 6] = [
     "cmd/kube-apiserver",
     "cmd/kube-controller-manager",
     "cmd/kube-scheduler",
@@ -47,32 +45,53 @@ func Asset(name string) ([]byte, error) {
 func AssetNames() []string { return nil }
 ";
 
-/// Makes whatever is missing in the cache.
+/// Makes what is missing in the cache of what a run of the suite needs.
 ///
 /// # Errors
 /// If a package cannot be fetched or a program does not compile.
-pub fn all(cache: &Cache) -> Result<()> {
-    let programs = PROGRAMS.map(name).into_iter().chain(["e2e.test", "pause"]);
-    let missing = programs.filter(|program| !cache.program(program).is_file()).count();
-    if missing == 0 && cache.at("rootfs").is_dir() {
+pub fn suite(cache: &Cache) -> Result<()> {
+    let mut programs = SUITE.map(name).into_iter().chain(["e2e.test", "pause"]);
+    if programs.all(|program| cache.program(program).is_file()) && cache.at("rootfs").is_dir() {
         return Ok(());
     }
-    println!("building the conformance suite {VERSION} ({missing} programs) below {}", cache.at("").display());
+    println!("building the conformance suite {VERSION} below {}", cache.at("").display());
+    prepare(cache)?;
+    programs_of_images(cache)?;
+    pause(cache)?;
+    let version = linked_version();
+    compile(cache, "e2e.test", &["test", "-c", "-p", "2", "-ldflags", &version], "test/e2e")?;
+    programs_of(cache, &SUITE)
+}
+
+/// Makes what is missing of upstream's own cluster, which other commands compare with.
+///
+/// # Errors
+/// As [`suite`].
+pub fn upstream(cache: &Cache) -> Result<()> {
+    if UPSTREAM.map(name).iter().all(|program| cache.program(program).is_file()) {
+        return Ok(());
+    }
+    println!("building upstream's cluster {VERSION} below {}", cache.at("").display());
+    prepare(cache)?;
+    openapi(cache)?;
+    programs_of(cache, &UPSTREAM)
+}
+
+fn prepare(cache: &Cache) -> Result<()> {
     fs::create_dir_all(cache.at("bin"))?;
     fetch(cache)?;
     tree(cache)?;
-    go_root(cache)?;
-    programs_of_images(cache)?;
-    pause(cache)?;
-    let version = format!("-s -w {}", version_flags());
-    compile(cache, "e2e.test", &["test", "-c", "-p", "2", "-ldflags", &version], "test/e2e")?;
-    for package in PROGRAMS {
-        if package == "cmd/kube-apiserver" {
-            openapi(cache)?;
-        }
-        compile(cache, name(package), &["build", "-p", "2", "-ldflags", &version], package)?;
-    }
-    Ok(())
+    go_root(cache)
+}
+
+fn programs_of(cache: &Cache, packages: &[&str]) -> Result<()> {
+    let version = linked_version();
+    let words = ["build", "-p", "2", "-ldflags", &version];
+    packages.iter().try_for_each(|package| compile(cache, name(package), &words, package))
+}
+
+fn linked_version() -> String {
+    format!("-s -w {}", version_flags())
 }
 
 fn name(package: &str) -> &str {
@@ -181,6 +200,8 @@ fn go(cache: &Cache, words: &[&str]) -> Command {
         .env("GO111MODULE", "off")
         .env("CGO_ENABLED", "0")
         .env("GOFLAGS", "")
+        // The compiler's processes are short: a third of their time would go into collecting garbage.
+        .env("GOGC", "400")
         .env("GOROOT", cache.at("goroot"))
         .env("GOPATH", cache.at("gopath"))
         .env("GOCACHE", cache.at("gocache"));

@@ -3,7 +3,7 @@
 //! The suite is v1.20's, the newest that can be built from packages; `cache` says where it lies once built, `conformance/README.md` what
 //! the recorded table means. This module starts a cluster, has `schedule` run the tests in two phases as upstream does, and compares.
 
-mod build;
+pub mod build;
 pub mod cache;
 mod debian;
 mod exceptions;
@@ -55,6 +55,7 @@ const USAGE: &str = "usage: cargo xtask conformance [flags]
                          what the suite's client speaks; protobuf if not given, as upstream's
   --binary=FILE          test this program instead of building one
   --nodes N              nodes of the cluster (2)
+  --retry                run a recorded pass that fails once more, by itself, before it counts as lost
   --repeat N             run all N times, each on a new cluster; a test passes if it passes each time
   --record               write conformance/results.tsv
   --work=FOLDER          of the cluster and the logs (target/conformance); runs at the same time need one each
@@ -76,6 +77,7 @@ struct Options {
     record: bool,
     keep: bool,
     subset: bool,
+    retry: bool,
     list: bool,
 }
 
@@ -97,6 +99,7 @@ impl Options {
             record: false,
             keep: false,
             subset: false,
+            retry: false,
             list: false,
         };
         let mut words = args.iter();
@@ -122,6 +125,7 @@ impl Options {
                 "--record" => options.record = true,
                 "--keep" => options.keep = true,
                 "--subset" => options.subset = true,
+                "--retry" => options.retry = true,
                 "--list" => options.list = true,
                 _ => bail!("what is {word:?}?\n\n{USAGE}"),
             }
@@ -153,7 +157,10 @@ fn content_type(word: &str) -> Result<&'static str> {
 pub fn run(args: &[String]) -> Result<()> {
     let cache = Cache::open()?;
     match args.first().map(String::as_str) {
-        Some("build") => return make(&cache),
+        Some("build") => {
+            make(&cache)?;
+            return build::upstream(&cache);
+        }
         Some("images") => {
             images::describe();
             return Ok(());
@@ -165,10 +172,6 @@ pub fn run(args: &[String]) -> Result<()> {
         _ => {}
     }
     let options = Options::parse(args)?;
-    if options.subset && !cache.complete() {
-        println!("the suite is not built: no conformance test is run (cargo xtask conformance build)");
-        return Ok(());
-    }
     make(&cache)?;
     let recorded = Table::read(&crate::root().join(RECORD))?;
     let own = if options.wants(Kind::Ours) { ours::build()? } else { None };
@@ -190,8 +193,13 @@ pub fn run(args: &[String]) -> Result<()> {
     conclude(&options, &recorded, together(rounds))
 }
 
+/// Whether a run needs no build of the suite first.
+pub fn is_built() -> Result<bool> {
+    Ok(Cache::open()?.complete())
+}
+
 fn make(cache: &Cache) -> Result<()> {
-    build::all(cache)?;
+    build::suite(cache)?;
     images::all(cache)
 }
 
@@ -341,7 +349,21 @@ impl Round<'_> {
             schedule::run(&suite, work, workers, &turn, &|outcome| self.tell(Kind::Official, outcome))?;
             println!("{phase} phase took {:.0}s", started.elapsed().as_secs_f64());
         }
+        let lost: Vec<String> = if self.options.retry { self.lost() } else { Vec::new() };
+        if !lost.is_empty() {
+            println!("once more, by themselves: {}", lost.len());
+            let work = lost.into_iter().map(|name| vec![name]).collect();
+            schedule::run(&suite, work, 1, &turn, &|outcome| self.tell(Kind::Official, outcome))?;
+        }
         Ok(())
+    }
+
+    /// Recorded passes that failed.
+    fn lost(&self) -> Vec<String> {
+        let outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+        let failed = outcomes.iter().filter(|(_, (_, outcome))| outcome.verdict == Verdict::Failed);
+        let recorded = |name: &String| self.recorded.rows.get(name).is_some_and(|row| row.verdict == Verdict::Passed);
+        failed.map(|(name, _)| name.clone()).filter(recorded).collect()
     }
 
     fn ours(&self, program: Option<&Path>) -> Result<()> {
