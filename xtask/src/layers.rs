@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 
 /// Each of our crates and which of ours it may depend on.
-const MAY_USE: [(&str, &[&str]); 15] = [
+const MAY_USE: [(&str, &[&str]); 16] = [
     ("apimachinery", &[]),
     ("store", &[]),
     ("streaming", &[]),
@@ -38,6 +38,7 @@ const MAY_USE: [(&str, &[&str]); 15] = [
     ),
     ("bench", &[]),
     ("conformance", &[]),
+    ("histories", &[]),
     ("xtask", &[]),
 ];
 
