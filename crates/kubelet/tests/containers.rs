@@ -15,7 +15,7 @@ use futures::future::LocalBoxFuture;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use support::machine::{IMAGE, Machine, NODE, eventually};
+use support::machine::{IMAGE, Machine, NODE, PAUSE, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 const LIMIT: Duration = Duration::from_secs(120);
@@ -42,6 +42,7 @@ const TOGETHER: &[Scenario] = scenarios![
     users_and_groups,
     lost_sandboxes_are_replaced,
     memory_limits_hold,
+    a_new_image_is_not_seen_halfway,
 ];
 
 /// Measure, or disturb everybody else.
@@ -498,6 +499,35 @@ async fn memory_limits_hold(machine: &Machine) {
     machine.create("greedy", json!({"restartPolicy": "Never", "containers": [greedy]}));
     let pod = in_phase(machine, "greedy", "Failed").await;
     assert_eq!(pod["status"]["containerStatuses"][0]["state"]["terminated"]["reason"], "OOMKilled");
+}
+
+/// Upstream tells the status before and after it replaces a container, never the moment between.
+async fn a_new_image_is_not_seen_halfway(machine: &Machine) {
+    let spec = |image: &str| {
+        let mut main = container("a", FOREVER);
+        main["image"] = image.into();
+        json!({"terminationGracePeriodSeconds": 0, "containers": [main]})
+    };
+    machine.create("renewed", spec(IMAGE));
+    in_phase(machine, "renewed", "Running").await;
+    let mut changes = machine.api.changes();
+    let mut pod = machine.pod("renewed").unwrap();
+    pod["spec"]["containers"][0]["image"] = PAUSE.into();
+    pod["metadata"]["generation"] = 2.into();
+    machine.api.put("pods", pod);
+    eventually("the new container", SOON, || {
+        let pod = machine.pod("renewed").ok_or("gone")?;
+        let status = &pod["status"]["containerStatuses"][0];
+        if status["restartCount"] == 1 && status["ready"] == true { Ok(()) } else { Err(pod["status"].to_string()) }
+    })
+    .await;
+    let mut seen = Vec::new();
+    while let Ok((resource, event)) = changes.try_recv() {
+        if resource == "pods" && event["object"]["metadata"]["name"] == "renewed" {
+            seen.push(condition(&event["object"], "ContainersReady"));
+        }
+    }
+    assert!(seen.len() > 1 && seen.iter().all(|ready| ready == "True/"), "{seen:?}");
 }
 
 async fn one_pod_is_quick(machine: &Machine) {

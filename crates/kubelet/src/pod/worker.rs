@@ -1,5 +1,5 @@
 //! One pod's worker: looks at the runtime, publishes the status, plans, carries out one action, and looks again; then sleeps
-//! until something changes. All that it knows it can rebuild from the runtime and the API.
+//! until something changes. Between the kill of a container and its next start nothing is published, as upstream. All that it knows it can rebuild from the runtime and the API.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -186,12 +186,16 @@ impl Worker {
 
     /// Acts until nothing is left to do.
     async fn sync(&mut self, pod: &Arc<Pod>) -> Result<Next> {
+        // The container that was just killed, and is likely to be started at once.
+        let mut killed: Option<String> = None;
         loop {
             self.look(pod).await?;
             if !self.admit(pod) || self.deadline_passed(pod) {
                 return Ok(Next::End);
             }
-            self.publish(pod, None);
+            if killed.is_none() {
+                self.publish(pod, None);
+            }
             if !self.prepared {
                 self.prepare(pod).await?;
             }
@@ -205,6 +209,13 @@ impl Worker {
             };
             if action == Action::Finish {
                 return Ok(Next::End);
+            }
+            // Another action than the one waited for may take its time.
+            if killed.take().is_some_and(|killed| !matches!(&action, Action::Start { name, .. } if *name == killed)) {
+                self.publish(pod, None);
+            }
+            if let Action::Kill { name, .. } = &action {
+                killed = Some(name.clone());
             }
             Box::pin(self.act(pod, action)).await?;
             if self.input.borrow().must_end() {

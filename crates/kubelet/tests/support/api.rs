@@ -86,6 +86,11 @@ impl FakeApi {
         state.objects.iter().filter(|((of, ..), _)| of == resource).map(|(_, object)| object.clone()).collect()
     }
 
+    /// What happens from now on: the resource, and the event as watchers get it.
+    pub fn changes(&self) -> broadcast::Receiver<(String, Value)> {
+        self.changes.subscribe()
+    }
+
     /// Creates or replaces an object.
     pub fn put(&self, resource: &str, mut object: Value) -> Value {
         let meta = object["metadata"].clone();

@@ -18,7 +18,8 @@ use super::api::FakeApi;
 
 pub const NODE: &str = "node-1";
 pub const IMAGE: &str = "test.local/busybox:1";
-const PAUSE: &str = "test.local/pause:1";
+/// Has the same files as [`IMAGE`].
+pub const PAUSE: &str = "test.local/pause:1";
 
 struct One(kube::Client);
 
