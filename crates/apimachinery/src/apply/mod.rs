@@ -315,6 +315,12 @@ pub fn apply(
     Ok(merged)
 }
 
+/// Whether an applied configuration fits the schema as it was sent, before anything makes it canonical: an unknown field is an error
+/// here, whatever the request asks of field validation.
+pub fn fits(schema: &Schema, root: TypeId, config: &Value) -> Result<(), ApplyError> {
+    check_fields(Typed { schema, root }, config)
+}
+
 fn check_config(typed: Typed<'_>, config: &Value, manager: &Manager<'_>) -> Result<(), ApplyError> {
     let version = meta::str_at(config, &["apiVersion"]);
     if version != manager.api_version {
@@ -326,9 +332,13 @@ fn check_config(typed: Typed<'_>, config: &Value, manager: &Manager<'_>) -> Resu
     if meta::at(config, &["metadata", "managedFields"]).is_some_and(|v| !v.is_null()) {
         return Err(ApplyError::BadRequest("metadata.managedFields must be nil".to_owned()));
     }
+    check_fields(typed, config)
+}
+
+fn check_fields(typed: Typed<'_>, config: &Value) -> Result<(), ApplyError> {
     typed.validate(config).map_err(|faults| {
         let (namespace, name) = (meta::namespace(config), meta::name(config));
-        let kind = meta::str_at(config, &["kind"]);
+        let (version, kind) = (meta::str_at(config, &["apiVersion"]), meta::str_at(config, &["kind"]));
         ApplyError::Schema(format!(
             "failed to create typed patch object ({namespace}/{name}; {version}, Kind={kind}): {faults}"
         ))

@@ -14,7 +14,8 @@ pub use table::{Group, ResourceTable, version_order};
 
 use serde_json::Value;
 
-use crate::schema::{self, FieldValidation, Schema, TypeId, decode};
+use crate::schema::decode::{self, Duplicates};
+use crate::schema::{self, FieldValidation, Schema, TypeId};
 use crate::status::{GroupResource, Result};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -140,7 +141,7 @@ impl ResourceRow {
     }
 
     /// Fits a decoded object to this kind ([`schema::check`](crate::schema::check::check)) and answers with what to warn of.
-    pub fn check(&self, object: &mut Value, duplicates: &[String], mode: FieldValidation) -> Result<Vec<String>> {
+    pub fn check(&self, object: &mut Value, duplicates: &Duplicates, mode: FieldValidation) -> Result<Vec<String>> {
         match schema::check(&self.schema, self.root, object, duplicates, mode) {
             Ok(checked) => Ok(checked.warnings),
             Err(why) => Err(decode::cannot_be_handled(&self.kind, &self.version, &self.kind, why)),

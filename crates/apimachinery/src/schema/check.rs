@@ -7,6 +7,7 @@ use std::fmt::{self, Write as _};
 
 use serde_json::Value;
 
+use super::decode::Duplicates;
 use super::{MAX_DEPTH, Object, Scalar, Schema, Shape, TypeId, scalar};
 use crate::quantity;
 
@@ -51,23 +52,34 @@ pub enum CheckError {
 /// As many unknown and duplicate fields as upstream reports.
 const MAX_REPORTED: usize = 100;
 
-/// Fits `value` to the type `root`, in place. `duplicates` are those that decoding found ([`super::decode::Decoded::duplicates`]).
+/// Fits `value` to the type `root`, in place. `duplicates` are those that decoding found.
+///
+/// Complaints come in the order of the document where it has duplicates, and in that of the keys where it has none.
 pub fn check(
     schema: &Schema,
     root: TypeId,
     value: &mut Value,
-    duplicates: &[String],
+    duplicates: &Duplicates,
     mode: FieldValidation,
 ) -> Result<Checked, CheckError> {
-    let mut checker = Checker { schema, strict: Vec::new(), report: mode != FieldValidation::Ignore };
-    if checker.report {
-        let found = duplicates.iter().take(MAX_REPORTED);
-        checker.strict.extend(found.map(|path| format!("duplicate field {path:?}")));
-    }
+    let mut checker = Checker { schema, unknown: Vec::new(), report: mode != FieldValidation::Ignore };
     checker.value(root, value, &Place::ROOT).map_err(CheckError::Mismatch)?;
-    match (mode, checker.strict) {
-        (FieldValidation::Strict, strict) if !strict.is_empty() => Err(CheckError::Strict(strict)),
-        (_, warnings) => Ok(Checked { warnings }),
+    if !checker.report {
+        return Ok(Checked::default());
+    }
+    let twice = duplicates.of_json().iter().take(MAX_REPORTED).map(|path| (path, "duplicate"));
+    let unknown = checker.unknown.iter().map(|path| (path, "unknown"));
+    // Custom resources are looked through for unknown fields after they were decoded.
+    let custom = schema.get(root).structural;
+    let mut complaints: Vec<_> = twice.chain(unknown).collect();
+    complaints.sort_by_key(|(path, _)| if custom { 0 } else { duplicates.place(path) });
+    let fields = complaints.iter().map(|(path, what)| format!("{what} field {path:?}"));
+    match mode {
+        FieldValidation::Strict => {
+            let all: Vec<String> = duplicates.yaml_error().into_iter().chain(fields).collect();
+            if all.is_empty() { Ok(Checked::default()) } else { Err(CheckError::Strict(all)) }
+        }
+        _ => Ok(Checked { warnings: duplicates.of_yaml().into_iter().chain(fields).collect() }),
     }
 }
 
@@ -160,7 +172,8 @@ fn go_names(definition: &str) -> (&str, &str) {
 
 struct Checker<'s> {
     schema: &'s Schema,
-    strict: Vec<String>,
+    /// Paths.
+    unknown: Vec<String>,
     report: bool,
 }
 
@@ -242,8 +255,8 @@ impl<'s> Checker<'s> {
                 None if object.preserve_unknown => {}
                 None => {
                     dropped = true;
-                    if self.report && self.strict.len() < MAX_REPORTED {
-                        self.strict.push(format!("unknown field {:?}", place.step(Step::Key(key)).path()));
+                    if self.report && self.unknown.len() < MAX_REPORTED {
+                        self.unknown.push(place.step(Step::Key(key)).path());
                     }
                 }
             }
@@ -374,6 +387,7 @@ impl Pruner<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::decode;
     use super::*;
     use crate::schema::builtin;
     use serde_json::json;
@@ -382,7 +396,7 @@ mod tests {
         let schema = builtin();
         let root = schema.by_name(&format!("io.k8s.api.{kind}")).unwrap();
         let mut value = value;
-        let checked = check(schema, root, &mut value, &[], mode).map_err(|e| e.to_string())?;
+        let checked = check(schema, root, &mut value, &Duplicates::default(), mode).map_err(|e| e.to_string())?;
         Ok((value, checked.warnings))
     }
 
@@ -460,14 +474,31 @@ mod tests {
         assert_eq!(run("core.v1.Pod", pod, FieldValidation::Ignore), Ok((fitted, vec![])));
     }
 
-    #[test]
-    fn duplicates_come_first() {
+    /// What strict validation says of a Pod that is read from `decoded`.
+    fn complaints(decoded: Result<decode::Decoded, decode::DecodeError>) -> String {
         let schema = builtin();
         let root = schema.by_kind("", "v1", "Pod").unwrap();
-        let refused = check(schema, root, &mut json!({"x": 1}), &["spec.a".into()], FieldValidation::Strict);
+        let mut decoded = decoded.unwrap();
+        let refused = check(schema, root, &mut decoded.value, &decoded.duplicates, FieldValidation::Strict);
+        refused.unwrap_err().to_string()
+    }
+
+    #[test]
+    fn complaints_come_in_the_order_of_the_document() {
+        let body = br#"{"spec": {"x": 1, "hostname": "a", "hostname": "b", "b": 1}, "a": 1}"#;
         assert_eq!(
-            refused.unwrap_err().to_string(),
-            "strict decoding error: duplicate field \"spec.a\", unknown field \"x\""
+            complaints(decode::from_json(body)),
+            "strict decoding error: unknown field \"spec.x\", duplicate field \"spec.hostname\", unknown field \"spec.b\", unknown field \"a\""
+        );
+    }
+
+    #[test]
+    fn a_key_twice_in_yaml_is_the_readers_complaint() {
+        let body = b"spec:\n  x: 1\n  hostname: a\n  hostname: b\nx: 1\nx: 2\n";
+        assert_eq!(
+            complaints(decode::from_yaml(body)),
+            "strict decoding error: error converting YAML to JSON: yaml: unmarshal errors:\n  line 4: key \"hostname\" already set in map\n  \
+             line 6: key \"x\" already set in map, unknown field \"spec.x\", unknown field \"x\""
         );
     }
 

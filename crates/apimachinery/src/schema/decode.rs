@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
 use super::{MAX_DEPTH, gojson};
@@ -14,8 +14,52 @@ use crate::status::StatusError;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Decoded {
     pub value: Value,
-    /// Paths of keys that were given more than once, such as `spec.containers[0].name`, in the order of their parents' ends.
-    pub duplicates: Vec<String>,
+    pub duplicates: Duplicates,
+}
+
+/// Keys of a body that were given more than once.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Duplicates {
+    /// Such as `spec.containers[0].name`, in the order of their parents' ends.
+    paths: Vec<String>,
+    /// Of each path, the line of the repeated key; empty for JSON, which upstream complains of by path.
+    lines: Vec<u64>,
+    /// Every path of a document of JSON that has duplicates, in its order: complaints come in the order of the document.
+    order: Vec<String>,
+}
+
+impl Duplicates {
+    pub fn is_empty(&self) -> bool {
+        self.paths.is_empty()
+    }
+
+    /// Upstream's words for what a strict reader of YAML finds, which come before those of any decoding: a line for each key.
+    pub fn of_yaml(&self) -> Vec<String> {
+        let line = |(path, line): (&String, &u64)| {
+            let key = path.rsplit('.').next().unwrap_or(path);
+            format!("line {line}: key {key:?} already set in map")
+        };
+        let mut lines: Vec<(&String, &u64)> = self.paths.iter().zip(&self.lines).collect();
+        lines.sort_by_key(|(_, line)| **line);
+        lines.into_iter().map(line).collect()
+    }
+
+    /// As the error of a strict reader of YAML; none for JSON and where there are no duplicates.
+    pub fn yaml_error(&self) -> Option<String> {
+        let lines = self.of_yaml();
+        let each = lines.iter().map(|line| format!("\n  {line}")).collect::<String>();
+        (!lines.is_empty()).then(|| format!("error converting YAML to JSON: yaml: unmarshal errors:{each}"))
+    }
+
+    /// Paths of JSON, as upstream's decoding finds them.
+    pub fn of_json(&self) -> &[String] {
+        if self.lines.is_empty() { &self.paths } else { &[] }
+    }
+
+    /// Where in the document a path comes, the last time; the end for a path that it does not have.
+    pub fn place(&self, path: &str) -> usize {
+        self.order.iter().rposition(|known| known == path).unwrap_or(usize::MAX)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -28,11 +72,18 @@ pub enum DecodeError {
 }
 
 pub fn from_json(bytes: &[u8]) -> Result<Decoded, DecodeError> {
-    let mut duplicates = Vec::new();
+    let mut duplicates = Duplicates::default();
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let decoded = Seed { duplicates: &mut duplicates, depth: 0 }.deserialize(&mut deserializer);
+    let decoded = Seed { duplicates: &mut duplicates, yaml: false, depth: 0 }.deserialize(&mut deserializer);
     match decoded.and_then(|value| deserializer.end().map(|()| value)) {
-        Ok(value) => Ok(Decoded { value, duplicates }),
+        Ok(value) => {
+            if !duplicates.is_empty() {
+                // The body was read once already: it cannot fail now.
+                let paths = Paths { at: String::new(), found: &mut duplicates.order };
+                _ = paths.deserialize(&mut serde_json::Deserializer::from_slice(bytes));
+            }
+            Ok(Decoded { value, duplicates })
+        }
         Err(e) => Err(DecodeError::Json(gojson::explain(bytes).unwrap_or_else(|| e.to_string()))),
     }
 }
@@ -41,7 +92,7 @@ pub fn from_json(bytes: &[u8]) -> Result<Decoded, DecodeError> {
 pub fn from_yaml(bytes: &[u8]) -> Result<Decoded, DecodeError> {
     let text =
         std::str::from_utf8(bytes).map_err(|_| DecodeError::Yaml("control characters are not allowed".into()))?;
-    let mut duplicates = Vec::new();
+    let mut duplicates = Duplicates::default();
     let options = serde_saphyr::options! {
         duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins,
         // YAML 1.1, which clients write: `defaultMode: 0644`.
@@ -50,7 +101,7 @@ pub fn from_yaml(bytes: &[u8]) -> Result<Decoded, DecodeError> {
     };
     let text = first_document(text);
     let decoded = serde_saphyr::with_deserializer_from_str_with_options(text, options, |deserializer| {
-        Seed { duplicates: &mut duplicates, depth: 0 }.deserialize(deserializer)
+        Seed { duplicates: &mut duplicates, yaml: true, depth: 0 }.deserialize(deserializer)
     });
     match decoded {
         Ok(value) => Ok(Decoded { value, duplicates }),
@@ -105,7 +156,9 @@ pub fn cannot_be_handled(kind: &str, version: &str, expected: &str, why: impl fm
 }
 
 struct Seed<'a> {
-    duplicates: &'a mut Vec<String>,
+    duplicates: &'a mut Duplicates,
+    /// Whether keys have lines.
+    yaml: bool,
     depth: usize,
 }
 
@@ -114,7 +167,7 @@ impl Seed<'_> {
         if self.depth >= MAX_DEPTH {
             return Err(E::custom("exceeded max depth"));
         }
-        Ok(Seed { duplicates: self.duplicates, depth: self.depth + 1 })
+        Ok(Seed { duplicates: self.duplicates, yaml: self.yaml, depth: self.depth + 1 })
     }
 }
 
@@ -172,9 +225,9 @@ impl<'de> Visitor<'de> for Seed<'_> {
     fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<Value, A::Error> {
         let mut items = Vec::new();
         loop {
-            let known = self.duplicates.len();
+            let known = self.duplicates.paths.len();
             let Some(item) = seq.next_element_seed(self.inner()?)? else { break };
-            prefix(&mut self.duplicates[known..], &format_args!("[{}]", items.len()));
+            prefix(&mut self.duplicates.paths[known..], &format_args!("[{}]", items.len()));
             items.push(item);
         }
         Ok(Value::Array(items))
@@ -182,12 +235,13 @@ impl<'de> Visitor<'de> for Seed<'_> {
 
     fn visit_map<A: MapAccess<'de>>(mut self, mut entries: A) -> Result<Value, A::Error> {
         let mut map = Map::new();
-        while let Some(key) = entries.next_key_seed(Key)? {
-            let known = self.duplicates.len();
+        while let Some((key, line)) = entries.next_key_seed(Key { with_line: self.yaml })? {
+            let known = self.duplicates.paths.len();
             let value = entries.next_value_seed(self.inner()?)?;
-            prefix(&mut self.duplicates[known..], &key);
+            prefix(&mut self.duplicates.paths[known..], &key);
             if map.contains_key(&key) {
-                self.duplicates.push(key.clone());
+                self.duplicates.paths.push(key.clone());
+                self.duplicates.lines.extend(line);
             }
             map.insert(key, value);
         }
@@ -206,18 +260,99 @@ fn prefix(paths: &mut [String], parent: &dyn fmt::Display) {
     }
 }
 
-/// A map key. YAML's scalars of other types become their text, as upstream's YAML to JSON conversion does.
-struct Key;
+/// The paths of all keys, in the order of a document of JSON.
+struct Paths<'a> {
+    at: String,
+    found: &'a mut Vec<String>,
+}
 
-impl<'de> DeserializeSeed<'de> for Key {
-    type Value = String;
+impl<'de> DeserializeSeed<'de> for Paths<'_> {
+    type Value = ();
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<String, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
         deserializer.deserialize_any(self)
     }
 }
 
-impl Visitor<'_> for Key {
+impl<'de> Visitor<'de> for Paths<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any JSON value")
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        let mut index = 0_usize;
+        while seq.next_element_seed(Paths { at: format!("{}[{index}]", self.at), found: self.found })?.is_some() {
+            index += 1;
+        }
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
+        while let Some(key) = entries.next_key::<String>()? {
+            let dot = if self.at.is_empty() { "" } else { "." };
+            let at = format!("{}{dot}{key}", self.at);
+            self.found.push(at.clone());
+            entries.next_value_seed(Paths { at, found: self.found })?;
+        }
+        Ok(())
+    }
+}
+
+/// A map key, with its line where asked for.
+struct Key {
+    with_line: bool,
+}
+
+impl<'de> DeserializeSeed<'de> for Key {
+    type Value = (String, Option<u64>);
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        if !self.with_line {
+            return Ok((KeyText::deserialize(deserializer)?.0, None));
+        }
+        let key = serde_saphyr::Spanned::<KeyText>::deserialize(deserializer)?;
+        Ok((key.value.0, Some(key.referenced.line())))
+    }
+}
+
+/// YAML's scalars of other types become their text, as upstream's YAML to JSON conversion does.
+struct KeyText(String);
+
+impl<'de> Deserialize<'de> for KeyText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(KeyVisitor).map(KeyText)
+    }
+}
+
+struct KeyVisitor;
+
+impl Visitor<'_> for KeyVisitor {
     type Value = String;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -262,7 +397,9 @@ mod tests {
     fn duplicates_are_found_with_their_paths() {
         let body = br#"{"a":1,"a":2,"spec":{"l":[{},{"x":1,"x":{"y":1,"y":2}}],"spec":1,"spec":2}}"#;
         let decoded = from_json(body).unwrap();
-        assert_eq!(decoded.duplicates, ["a", "spec.l[1].x.y", "spec.l[1].x", "spec.spec"]);
+        assert_eq!(decoded.duplicates.of_json(), ["a", "spec.l[1].x.y", "spec.l[1].x", "spec.spec"]);
+        assert!(decoded.duplicates.place("spec.l[1].x.y") < decoded.duplicates.place("spec.spec"));
+        assert_eq!(decoded.duplicates.yaml_error(), None);
         assert_eq!(decoded.value["a"], 2);
     }
 
@@ -276,7 +413,8 @@ mod tests {
             json!({"base": {"x": 1}, "mode": 420, "yep": true, "m": {"x": 1, "z": "08:30", "q": "0644"}})
         );
         let decoded = from_yaml(b"m:\n  k: 1\n  k: 2\n").unwrap();
-        assert_eq!(decoded.duplicates, ["m.k"]);
+        assert_eq!(decoded.duplicates.of_yaml(), [r#"line 3: key "k" already set in map"#]);
+        assert!(decoded.duplicates.of_json().is_empty());
         let value = json!({"a": "1", "b": [{"c": "x: y"}, "\n- 1\n", null, 1.5], "d": {}, "e": "on", "f": "0x1"});
         assert_eq!(from_yaml(to_yaml(&value).as_bytes()).unwrap().value, value);
         assert!(from_yaml(b"a: [").is_err());

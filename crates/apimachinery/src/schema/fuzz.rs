@@ -1,5 +1,6 @@
 //! Laws that hold for any input whatever: nothing panics, and what was fitted, defaulted or decoded once is not changed again.
 
+use crate::schema::decode::Duplicates;
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
@@ -89,14 +90,15 @@ impl Dice<'_> {
 /// Everything that a write does to a value of `root`; what comes out of the first round must come out of the second.
 fn write(schema: &Schema, root: TypeId, value: &Value) {
     let mut fitted = value.clone();
-    if check(schema, root, &mut fitted, &[], FieldValidation::Warn).is_err() {
+    if check(schema, root, &mut fitted, &Duplicates::default(), FieldValidation::Warn).is_err() {
         let mut value = value.clone();
         default(schema, root, &mut value);
         validate(schema, root, &value);
         return;
     }
     let mut again = fitted.clone();
-    let checked = check(schema, root, &mut again, &[], FieldValidation::Strict).expect("a fitted value fits");
+    let checked =
+        check(schema, root, &mut again, &Duplicates::default(), FieldValidation::Strict).expect("a fitted value fits");
     assert_eq!((&again, checked.warnings.len()), (&fitted, 0), "checking twice is checking once");
     check::prune(schema, root, &mut again);
     assert_eq!(again, fitted, "nothing is left to prune");
@@ -104,7 +106,7 @@ fn write(schema: &Schema, root: TypeId, value: &Value) {
     let defaulted = again.clone();
     default(schema, root, &mut again);
     assert_eq!(again, defaulted, "defaulting twice is defaulting once");
-    check(schema, root, &mut again, &[], FieldValidation::Strict).expect("defaults fit");
+    check(schema, root, &mut again, &Duplicates::default(), FieldValidation::Strict).expect("defaults fit");
     validate(schema, root, &again);
 }
 
@@ -151,7 +153,7 @@ proptest! {
         let source = json!({"type": "object", "properties": {"a": property}});
         if let Ok((schema, root)) = compile_crd_schema(&source, &Path::root()) {
             let mut object = json!({ "a": value });
-            if check(&schema, root, &mut object, &[], FieldValidation::Ignore).is_ok() {
+            if check(&schema, root, &mut object, &Duplicates::default(), FieldValidation::Ignore).is_ok() {
                 default(&schema, root, &mut object);
                 validate(&schema, root, &object);
             }
@@ -167,7 +169,7 @@ fn nesting_is_bounded_where_it_was_not_decoded() {
     for _ in 0..300 {
         value = json!({"not": value});
     }
-    assert!(check(schema, root, &mut value.clone(), &[], FieldValidation::Strict).is_err());
+    assert!(check(schema, root, &mut value.clone(), &Duplicates::default(), FieldValidation::Strict).is_err());
     default(schema, root, &mut value);
     validate(schema, root, &value);
     assert!(

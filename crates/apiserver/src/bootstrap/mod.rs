@@ -109,6 +109,7 @@ fn authentication_config(settings: &Settings) -> Value {
 mod tests {
     use super::*;
     use apimachinery::resource::builtin;
+    use apimachinery::schema::decode::Duplicates;
     use apimachinery::schema::{FieldValidation, default, validate};
 
     /// A start with nothing to do writes nothing: not even where the schema has added defaults.
@@ -124,8 +125,9 @@ mod tests {
             let (group, version) = text("apiVersion").split_once('/').unwrap_or(("", text("apiVersion")));
             let row = builtin().by_kind(group, version, text("kind")).unwrap_or_else(|| panic!("no row for {wanted}"));
             let mut stored = wanted.clone();
-            let warnings =
-                row.check(&mut stored, &[], FieldValidation::Strict).unwrap_or_else(|e| panic!("{e}: {wanted}"));
+            let warnings = row
+                .check(&mut stored, &Duplicates::default(), FieldValidation::Strict)
+                .unwrap_or_else(|e| panic!("{e}: {wanted}"));
             assert_eq!(warnings, Vec::<String>::new(), "{wanted}");
             default(&row.schema, row.root, &mut stored);
             assert_eq!(validate(&row.schema, row.root, &stored), [], "{wanted}");

@@ -28,7 +28,7 @@ pub fn parse(bytes: &Bytes, format: BodyFormat, kind: &str) -> Result<decode::De
         BodyFormat::Yaml => decode::from_yaml(bytes),
         BodyFormat::Protobuf => {
             return match protobuf::decode(bytes) {
-                Ok(value) => Ok(decode::Decoded { value, duplicates: Vec::new() }),
+                Ok(value) => Ok(decode::Decoded { value, ..decode::Decoded::default() }),
                 // Clients that may also speak JSON (all do) then try that.
                 Err(protobuf::DecodeError::Unknown { .. }) => Err(StatusError::unsupported_media_type(&SERVED)),
                 Err(why) => Err(decode::unrecognized(kind, &why.to_string(), bytes)),

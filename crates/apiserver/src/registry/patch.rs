@@ -1,6 +1,7 @@
 //! Patch: the three merge patches and server-side apply.
 
-use apimachinery::schema::decode::Decoded;
+use apimachinery::schema::FieldValidation;
+use apimachinery::schema::decode::{Decoded, Duplicates};
 use apimachinery::status::{GroupResource, Result, StatusError};
 use apimachinery::{Value, apply, meta, patch};
 use bytes::Bytes;
@@ -51,7 +52,7 @@ pub async fn patch(server: &ApiServer, mut call: Call, sent: Body, part: Part) -
     let document = body::parse(&bytes, BodyFormat::Json, &call.row.kind)?.value;
     let make = |call: &mut Call, old: &Value| {
         let value = patched(call, &kind, &document, old)?;
-        let object = body::conform(server, call, &options, Decoded { value, duplicates: Vec::new() })?;
+        let object = body::conform(server, call, &options, Decoded { value, ..Decoded::default() })?;
         Ok((object, Change::Patch))
     };
     let stored = update::modify(server, &mut call, &options, part, make).await?;
@@ -141,12 +142,19 @@ fn applied_configuration(call: &mut Call, options: &WriteOptions, decoded: Decod
     if meta::at(&config, &["metadata", "managedFields"]).is_some_and(|m| !m.is_null()) {
         return Err(StatusError::bad_request("metadata.managedFields must be nil"));
     }
-    let warnings = row.check(&mut config, &decoded.duplicates, options.field_validation)?;
-    call.warnings.extend(warnings);
     meta::metadata_mut(&mut config).insert("name".to_owned(), json!(call.info.name));
     if row.is_namespaced() {
         meta::metadata_mut(&mut config).insert("namespace".to_owned(), json!(call.info.namespace));
     }
+    apply::fits(&row.schema, row.root, &config).map_err(|why| why.status())?;
+    match (options.field_validation, decoded.duplicates.yaml_error()) {
+        (FieldValidation::Strict, Some(why)) => {
+            return Err(StatusError::bad_request(format!("error strict decoding YAML: {why}")));
+        }
+        (FieldValidation::Warn, _) => call.warnings.extend(decoded.duplicates.of_yaml()),
+        _ => {}
+    }
+    row.check(&mut config, &Duplicates::default(), FieldValidation::Ignore)?;
     Ok(config)
 }
 

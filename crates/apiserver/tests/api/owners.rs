@@ -1,5 +1,6 @@
 //! Who owns which field.
 
+use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 
 use crate::harness::{Api, config_map, over_both, version};
@@ -8,7 +9,8 @@ over_both!(
     what_the_server_sets_is_nobodys,
     client_side_then_server_side,
     a_write_that_changes_nothing_is_none,
-    conflicts
+    conflicts,
+    configurations_that_do_not_fit
 );
 
 fn job() -> Value {
@@ -78,4 +80,30 @@ async fn conflicts(api: Api) {
     let line = format!("PATCH {path}");
     let unnamed = api.with(&line, &[("content-type", "application/apply-patch+yaml")], config_map("c", "2")).await;
     assert_eq!(unnamed.code, 422);
+}
+
+/// An applied configuration fits the schema as it was sent, whatever is asked of field validation; a key twice is the reader's affair.
+async fn configurations_that_do_not_fit(api: Api) {
+    let path = "/api/v1/namespaces/default/configmaps/odd?fieldManager=one";
+    let apply = async |validation: &str, body: &str| {
+        let line = format!("PATCH {path}&fieldValidation={validation}");
+        let response = api.open(&line, &[("content-type", "application/apply-patch+yaml")], body.to_owned()).await;
+        let (head, body) = response.into_parts();
+        let text = String::from_utf8_lossy(&body.collect().await.unwrap().to_bytes()).into_owned();
+        let warning = head.headers.get("warning").map(|value| value.to_str().unwrap().to_owned());
+        (head.status.as_u16(), warning, serde_json::from_str::<Value>(&text).unwrap())
+    };
+    let unknown = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: odd\n  unknown: a\n";
+    for validation in ["Strict", "Warn", "Ignore"] {
+        let (code, _, status) = apply(validation, unknown).await;
+        let why = "failed to create typed patch object (default/odd; v1, Kind=ConfigMap): .metadata.unknown: field not declared in schema";
+        assert_eq!((code, &status["message"]), (500, &json!(why)), "{validation}");
+    }
+    let twice = "apiVersion: v1\nkind: ConfigMap\ndata:\n  a: x\n  a: y\n";
+    let (code, _, status) = apply("Strict", twice).await;
+    let why = "error strict decoding YAML: error converting YAML to JSON: yaml: unmarshal errors:\n  line 5: key \"a\" already set in map";
+    assert_eq!((code, &status["message"]), (400, &json!(why)));
+    let (code, warning, made) = apply("Warn", twice).await;
+    assert_eq!((code, &made["data"]["a"]), (201, &json!("y")));
+    assert_eq!(warning.as_deref(), Some("299 - \"line 5: key \\\"a\\\" already set in map\""));
 }

@@ -1,6 +1,7 @@
 //! Schemas in, behaviour out: what is pruned, defaulted, refused, and in which words.
 
 use super::*;
+use crate::schema::decode::Duplicates;
 use crate::schema::{FieldValidation, check, default, validate};
 
 fn compile(schema: Value) -> Result<(Schema, TypeId), Vec<String>> {
@@ -35,7 +36,7 @@ fn cron_tab() -> Value {
 fn run(object: Value) -> (Value, Vec<String>) {
     let (schema, root) = compile(cron_tab()).unwrap();
     let mut object = object;
-    check(&schema, root, &mut object, &[], FieldValidation::Ignore).unwrap();
+    check(&schema, root, &mut object, &Duplicates::default(), FieldValidation::Ignore).unwrap();
     default(&schema, root, &mut object);
     let errors = validate(&schema, root, &object).iter().map(ToString::to_string).collect();
     (object, errors)
@@ -121,13 +122,13 @@ fn junctions_judge_values() {
 fn metadata_is_checked_as_that_of_built_in_kinds() {
     let (schema, root) = compile(cron_tab()).unwrap();
     let mut object = json!({"metadata": {"labels": {"a": 1}}});
-    let refused = check(&schema, root, &mut object, &[], FieldValidation::Strict).unwrap_err();
+    let refused = check(&schema, root, &mut object, &Duplicates::default(), FieldValidation::Strict).unwrap_err();
     assert_eq!(
         refused.to_string(),
         "json: cannot unmarshal number into Go struct field ObjectMeta.metadata.labels of type string"
     );
     let mut object = json!({"metadata": {"nam": 1}, "spec": {"cronn": 1}});
-    let refused = check(&schema, root, &mut object, &[], FieldValidation::Strict).unwrap_err();
+    let refused = check(&schema, root, &mut object, &Duplicates::default(), FieldValidation::Strict).unwrap_err();
     assert_eq!(
         refused.to_string(),
         r#"strict decoding error: unknown field "metadata.nam", unknown field "spec.cronn""#
@@ -169,7 +170,7 @@ fn embedded_resources_are_objects_of_their_own() {
     }});
     let (schema, root) = compile(schema).unwrap();
     let mut object = json!({"pod": {"kind": "Pod", "metadata": {"name": "a", "bogus": 1}, "spec": {"x": null}}});
-    check(&schema, root, &mut object, &[], FieldValidation::Ignore).unwrap();
+    check(&schema, root, &mut object, &Duplicates::default(), FieldValidation::Ignore).unwrap();
     assert_eq!(object, json!({"pod": {"kind": "Pod", "metadata": {"name": "a"}, "spec": {"x": null}}}));
     let errors: Vec<String> = validate(&schema, root, &object).iter().map(ToString::to_string).collect();
     assert_eq!(errors, ["pod.apiVersion: Required value: must not be empty"]);
