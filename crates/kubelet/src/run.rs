@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use client::informer::Selection;
 use client::{Context, Informer, Recorder};
-use k8s_openapi::api::core::v1::{Pod, Service};
-use tokio::sync::Notify;
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use tokio_util::sync::CancellationToken;
 
 use crate::cgroup::Cgroups;
@@ -52,6 +51,7 @@ impl Kubelet {
             recorder: Recorder::new(context.client.clone(), "kubelet", &config.node_name),
             objects: Objects::new(context.client.clone()),
             services: context.informers.of::<Service>(),
+            nodes: context.informers.of::<Node>(),
             cgroups: Cgroups::detect(Path::new(crate::cgroup::MOUNT)),
             statuses: StatusWriter::new(context.client.clone()),
             api: context.client.clone(),
@@ -76,10 +76,9 @@ impl Kubelet {
         let shared = self.shared.clone();
         shared.cgroups.ensure_base();
         let manager = Manager::new(shared.clone(), shutdown.clone());
-        let node_changed = Arc::new(Notify::new());
         let work = futures::future::join(
             futures::future::join3(
-                register::run(shared.clone(), node_changed, shutdown.clone()),
+                register::run(shared.clone(), shutdown.clone()),
                 lease::run(shared.clone(), shutdown.clone()),
                 shared.statuses.clone().run(shutdown.clone()),
             ),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use client::{Informer, Recorder};
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Node, Service};
 
 use crate::cgroup::Cgroups;
 use crate::config::Config;
@@ -23,6 +23,7 @@ pub struct Shared {
     pub recorder: Recorder,
     pub objects: Objects,
     pub services: Informer<Service>,
+    pub nodes: Informer<Node>,
     pub cgroups: Cgroups,
     pub statuses: StatusWriter,
     pub machine: Machine,

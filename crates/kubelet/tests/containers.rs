@@ -30,6 +30,7 @@ macro_rules! scenarios {
 
 const TOGETHER: &[Scenario] = scenarios![
     the_node_is_ready_at_once,
+    resources_told_by_others_are_given_out,
     a_pod_runs_and_is_deleted,
     jobs_succeed_and_fail,
     crashes_back_off,
@@ -142,6 +143,32 @@ async fn the_node_is_ready_at_once(machine: &Machine) {
     assert_eq!(node["metadata"]["labels"]["kubernetes.io/hostname"], NODE);
     assert!(node["status"]["nodeInfo"]["containerRuntimeVersion"].as_str().unwrap().starts_with("containerd://"));
     eventually("the lease", SOON, || machine.api.get("leases", "kube-node-lease", NODE).ok_or("none".to_owned())).await;
+}
+
+async fn resources_told_by_others_are_given_out(machine: &Machine) {
+    let ready = |node: &Value| condition(node, "Ready") == "True/KubeletReady";
+    eventually("the node is ready", SOON, || {
+        machine.api.get("nodes", "", NODE).filter(ready).map(drop).ok_or("no".to_owned())
+    })
+    .await;
+    let allocatable = |wanted: Value| {
+        move || {
+            let node = machine.api.get("nodes", "", NODE).ok_or("no node")?;
+            let (have, told) = (&node["status"]["allocatable"], &node["status"]["capacity"]);
+            let name = "example.com/dongle";
+            if have[name] == wanted && told[name] == wanted { Ok(()) } else { Err(node["status"].to_string()) }
+        }
+    };
+    for amount in [json!("5"), json!("2"), Value::Null] {
+        let mut node = machine.api.get("nodes", "", NODE).unwrap();
+        node["status"]["capacity"]["example.com/dongle"] = amount.clone();
+        if amount.is_null() {
+            node["status"]["capacity"].as_object_mut().unwrap().remove("example.com/dongle");
+        }
+        machine.api.put("nodes", node);
+        // Sooner than the next look that would come by itself.
+        eventually("allocatable", Duration::from_secs(3), allocatable(amount)).await;
+    }
 }
 
 async fn a_pod_runs_and_is_deleted(machine: &Machine) {

@@ -23,8 +23,10 @@ const LOOK: Duration = Duration::from_secs(10);
 const LOOK_UNREADY: Duration = Duration::from_millis(200);
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Runs until `shutdown`. `poke` asks for a look now (an image was pulled, the runtime came back).
-pub async fn run(shared: Handle, poke: Arc<Notify>, shutdown: CancellationToken) {
+/// Runs until `shutdown`. A change of the Node's capacity by others leads to a look at once.
+pub async fn run(shared: Handle, shutdown: CancellationToken) {
+    let poke = Arc::new(Notify::new());
+    follow_capacity(&shared, poke.clone());
     let mut written: Option<(NodeStatus, Instant)> = None;
     loop {
         let mut pause = LOOK;
@@ -44,6 +46,18 @@ pub async fn run(shared: Handle, poke: Arc<Notify>, shutdown: CancellationToken)
     }
 }
 
+fn follow_capacity(shared: &Shared, poke: Arc<Notify>) {
+    let name = shared.config.node_name.clone();
+    shared.nodes.on_change(move |change| {
+        let capacity = |node: &Node| node.status.as_ref().and_then(|status| status.capacity.clone());
+        let node = change.object();
+        if node.metadata.name.as_ref() == Some(&name) && change.old().is_none_or(|old| capacity(old) != capacity(node))
+        {
+            poke.notify_one();
+        }
+    });
+}
+
 /// One look; writes what changed. True if the node is ready.
 async fn look(shared: &Shared, written: &mut Option<(NodeStatus, Instant)>) -> Result<bool> {
     let runtime = runtime_state(shared).await;
@@ -53,11 +67,14 @@ async fn look(shared: &Shared, written: &mut Option<(NodeStatus, Instant)>) -> R
     };
     // While the runtime is silent, that is the node's trouble, told by `runtime`.
     let image_dir = shared.image_dir().await.ok().flatten().unwrap_or_else(|| shared.config.root_dir.clone());
+    let known = shared.nodes.get("", &shared.config.node_name).and_then(|node| node.status.clone()).unwrap_or_default();
+    let extended = status::extended(&shared.config, &shared.machine, known.capacity.as_ref());
     let inputs = status::Inputs {
         config: &shared.config,
         machine: &shared.machine,
         pressure: machine::pressure(&shared.config.root_dir, &image_dir),
         runtime: &runtime,
+        extended: &extended,
         previous: &previous,
         now: Timestamp::now(),
     };
@@ -68,7 +85,7 @@ async fn look(shared: &Shared, written: &mut Option<(NodeStatus, Instant)>) -> R
     });
     if stale {
         let first = written.is_none();
-        write(shared, &status).await.inspect_err(|error| {
+        write(shared, &status, &extended, &known).await.inspect_err(|error| {
             if let crate::error::Error::Api(error) = error
                 && client::is_not_found(error)
             {
@@ -84,9 +101,18 @@ async fn look(shared: &Shared, written: &mut Option<(NodeStatus, Instant)>) -> R
     Ok(runtime.errors.is_empty())
 }
 
-async fn write(shared: &Shared, status: &NodeStatus) -> Result<()> {
+/// Capacity that is others' to tell is left as it is, and what they took back is no longer allocatable.
+async fn write(shared: &Shared, status: &NodeStatus, extended: &status::Resources, known: &NodeStatus) -> Result<()> {
     let api: Api<Node> = Api::all(shared.api.clone());
     let mut patch = json!({ "status": status });
+    if let Some(capacity) = patch["status"]["capacity"].as_object_mut() {
+        capacity.retain(|name, _| !extended.contains_key(name));
+    }
+    if let Some(allocatable) = patch["status"]["allocatable"].as_object_mut() {
+        for name in known.allocatable.iter().flat_map(BTreeMap::keys) {
+            allocatable.entry(name.as_str()).or_insert(serde_json::Value::Null);
+        }
+    }
     if let Some(addresses) = patch["status"]["addresses"].as_array_mut().filter(|_| shared.config.node_ips.len() > 1) {
         // Addresses merge by type, of which two may be the same: they are replaced as a whole.
         addresses.push(json!({"$patch": "replace"}));

@@ -27,18 +27,23 @@ pub struct RuntimeState {
     pub images: Vec<(Vec<String>, i64)>,
 }
 
+pub type Resources = BTreeMap<String, Quantity>;
+
 pub struct Inputs<'a> {
     pub config: &'a Config,
     pub machine: &'a Machine,
     pub pressure: Pressure,
     pub runtime: &'a RuntimeState,
+    /// Capacity that others have told of this node; see [`extended`].
+    pub extended: &'a Resources,
     pub previous: &'a NodeStatus,
     pub now: Timestamp,
 }
 
 pub fn build(inputs: &Inputs<'_>) -> NodeStatus {
     let Inputs { config, machine, runtime, previous, .. } = *inputs;
-    let resources = resources(config, machine);
+    let mut resources = resources(config, machine);
+    resources.extend(inputs.extended.clone());
     let mut allocatable = resources.clone();
     // The node keeps its eviction thresholds for itself.
     let memory = machine.memory_bytes - config.eviction_hard.reserved(Signal::Memory, machine.memory_bytes);
@@ -71,7 +76,15 @@ pub fn build(inputs: &Inputs<'_>) -> NodeStatus {
     }
 }
 
-fn resources(config: &Config, machine: &Machine) -> BTreeMap<String, Quantity> {
+/// What the Node's capacity names that the kubelet does not measure: extended resources, put there by whoever knows of them. They
+/// are kept, and all of them may be given out.
+pub fn extended(config: &Config, machine: &Machine, told: Option<&Resources>) -> Resources {
+    let own = resources(config, machine);
+    let others = told.into_iter().flatten().filter(|(name, _)| !own.contains_key(*name));
+    others.map(|(name, amount)| (name.clone(), amount.clone())).collect()
+}
+
+fn resources(config: &Config, machine: &Machine) -> Resources {
     let mut resources = BTreeMap::from([
         ("cpu".to_owned(), Quantity(machine.cpu_count.to_string())),
         ("memory".to_owned(), kibi(machine.memory_bytes)),
@@ -184,10 +197,17 @@ pub fn without_heartbeats(status: &NodeStatus) -> NodeStatus {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
     use crate::thresholds::Level;
 
     fn built(runtime: &RuntimeState, previous: &NodeStatus, second: i64) -> NodeStatus {
+        built_with(runtime, previous, second, &json!({}))
+    }
+
+    /// `told` is the capacity that the API has of the node.
+    fn built_with(runtime: &RuntimeState, previous: &NodeStatus, second: i64, told: &Value) -> NodeStatus {
         let config = Config::new("n1", vec!["192.0.2.7".parse().unwrap()], std::path::Path::new("/d"), "unix:///s");
         let machine = Machine {
             cpu_count: 2,
@@ -204,7 +224,9 @@ mod tests {
             pids: level(1 << 29),
         };
         let now = Timestamp::from_second(second).unwrap();
-        build(&Inputs { config: &config, machine: &machine, pressure, runtime, previous, now })
+        let told: Resources = serde_json::from_value(told.clone()).unwrap();
+        let extended = &extended(&config, &machine, Some(&told));
+        build(&Inputs { config: &config, machine: &machine, pressure, runtime, extended, previous, now })
     }
 
     #[test]
@@ -229,6 +251,18 @@ mod tests {
         );
         let third = built(&RuntimeState::default(), &second, 3);
         assert!(second != third && without_heartbeats(&second) == without_heartbeats(&third));
+    }
+
+    #[test]
+    fn resources_that_others_tell_of_are_kept_and_given_out() {
+        let told = json!({"example.com/dongle": "3", "cpu": "99"});
+        let status = built_with(&RuntimeState::default(), &NodeStatus::default(), 1, &told);
+        for list in [status.capacity, status.allocatable] {
+            let list = list.unwrap();
+            assert_eq!((list["example.com/dongle"].0.as_str(), list["cpu"].0.as_str()), ("3", "2"));
+        }
+        let later = built(&RuntimeState::default(), &NodeStatus::default(), 1);
+        assert!(!later.allocatable.unwrap().contains_key("example.com/dongle"), "taken back");
     }
 
     #[test]
