@@ -6,7 +6,9 @@
 pub mod admission;
 pub mod authn;
 pub mod authz;
+pub mod backend;
 pub mod bootstrap;
+mod cel;
 mod crds;
 mod discovery;
 pub mod error;

@@ -62,7 +62,7 @@ pub async fn answer(server: &ApiServer, head: &Parts, info: &RequestInfo) -> Res
         // Whoever joins checks its digest against the token.
         ["cacerts"] => Ok(respond::text(200, server.settings.serving_ca.clone())),
         ["version"] => Ok(respond::value(200, Encoding::Json, &version(&server.version))),
-        ["metrics"] => Ok(respond::bytes(200, "text/plain; version=0.0.4; charset=utf-8", server.metrics.render())),
+        ["metrics"] => Ok(respond::bytes(200, "text/plain; version=0.0.4; charset=utf-8", metrics(server))),
         ["api"] => discovery::legacy_versions(server, accept),
         ["apis"] => discovery::groups(server, accept),
         ["apis", group] => discovery::group(server, group),
@@ -77,6 +77,10 @@ pub async fn answer(server: &ApiServer, head: &Parts, info: &RequestInfo) -> Res
         }
         _ => Err(StatusError::no_such_path()),
     }
+}
+
+fn metrics(server: &ApiServer) -> String {
+    server.metrics.render() + &server.webhooks.tally.render()
 }
 
 fn issuer_document(content_type: &'static str, document: &Value) -> Response {

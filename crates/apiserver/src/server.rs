@@ -17,6 +17,7 @@ use parking_lot::RwLock;
 use tokio::sync::Semaphore;
 
 use crate::admission::Chain;
+use crate::admission::webhooks::Webhooks;
 use crate::authn::{Authenticator, Credentials, Peer};
 use crate::authz::{Authorizer, Decision};
 use crate::http::negotiate::{self, Accepted};
@@ -71,6 +72,7 @@ pub struct Inner {
     pub authenticator: Arc<Authenticator>,
     pub authorizer: Arc<Authorizer>,
     pub admission: Chain,
+    pub webhooks: Webhooks,
     pub strategies: Strategies,
     pub settings: Settings,
     /// How to reach kubelets and pods.
@@ -116,8 +118,10 @@ impl Call {
 
 impl ApiServer {
     pub fn new(parts: Components) -> Self {
+        let view = View::new(parts.store);
         let inner = Inner {
-            view: View::new(parts.store),
+            webhooks: Webhooks::new(view.clone()),
+            view,
             table: RwLock::new(Arc::new(parts.table)),
             authenticator: parts.authenticator,
             authorizer: parts.authorizer,

@@ -16,6 +16,7 @@ mod taint_nodes;
 #[cfg(test)]
 pub(crate) mod testing;
 mod toleration_seconds;
+pub mod webhooks;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -5,7 +5,7 @@
 
 pub mod aggregate;
 pub mod escalation;
-mod follow;
+pub(crate) mod follow;
 mod index;
 mod node;
 mod node_graph;

@@ -4,7 +4,6 @@ use apimachinery::status::{Result, StatusError};
 use http::Request;
 
 use super::{Links, logs, stream};
-use crate::admission::Operation;
 use crate::authz::{Decision, forbidden};
 use crate::http::{Body, Response, respond};
 use crate::registry::connect_admission;
@@ -14,7 +13,7 @@ use crate::strategy::connect::{Ask, Connection};
 
 /// Answers logs, exec, attach, port-forward and proxy requests.
 pub async fn connect(server: &ApiServer, mut call: Call, body: Body) -> Result<Response> {
-    let Some(subresource) = call.row.subresource(&call.info.subresource) else {
+    let Some(subresource) = call.row.subresource(&call.info.subresource).cloned() else {
         return Err(StatusError::no_such_path());
     };
     // The right to one verb must not open what another one does. OPTIONS is no verb of the API, but passed on as any request.
@@ -23,7 +22,7 @@ pub async fn connect(server: &ApiServer, mut call: Call, body: Body) -> Result<R
         return Err(StatusError::method_not_supported(&call.row.group_resource(), &call.info.verb));
     }
     authorize_session(server, &call)?;
-    connect_admission(server, &mut call, Operation::Connect)?;
+    connect_admission(server, &mut call, &subresource.name, &subresource.kind).await?;
     let path = proxied_path(&call);
     let strategy = server.strategies.get(&call.row).ok_or_else(StatusError::no_such_path)?;
     let ask = Ask {

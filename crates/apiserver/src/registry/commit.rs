@@ -6,8 +6,9 @@ use apimachinery::status::Result;
 use bytes::Bytes;
 use store::{Compare, Durability, Expect, Op, Outcome, Txn};
 
+use super::admit::Attributes;
 use super::key_of;
-use super::prepare::{self, Attributes, Moment};
+use super::prepare::{self, Moment};
 use crate::admission::Operation;
 use crate::object::Entry;
 use crate::server::{ApiServer, Call};
@@ -27,7 +28,7 @@ pub fn claims(
     };
     if let Some(next) = next {
         let operation = if old.is_none() { Operation::Create } else { Operation::Update };
-        let attributes = Attributes { operation, subresource: &call.info.subresource, dry_run: false, moment };
+        let attributes = Attributes::new(operation, &call.info.subresource, false, moment);
         claims.extend(attributes.claims(server, call, next, old)?);
     }
     Ok(claims)

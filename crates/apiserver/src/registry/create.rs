@@ -20,7 +20,7 @@ pub async fn create(server: &ApiServer, mut call: Call, sent: Body) -> Result<Re
     let decoded = body::read(&call, sent).await?;
     let object = body::conform(server, &mut call, &options, decoded)?;
     if !call.row.stored {
-        return super::subresource::answer(server, call, object);
+        return super::subresource::answer(server, call, object).await;
     }
     match insert(server, &mut call, &options, object, managed::Change::Update).await? {
         Stored::Entry(entry) => render::entry(server, &call, 201, &entry),
@@ -52,7 +52,7 @@ pub async fn insert(
         super::meta::prepare_create(call, &mut object, moment.now, moment.seed)?;
         let name = meta::name(&object).to_owned();
         call.info.name.clone_from(&name);
-        let object = prepare::create(server, call, options, moment, object, manager)?;
+        let object = prepare::create(server, call, options, moment, object, manager).await?;
         match add(server, call, options, moment, &name, object).await? {
             Some(stored) => return Ok(stored),
             None if tries > 1 => tries -= 1,

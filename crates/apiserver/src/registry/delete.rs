@@ -4,12 +4,13 @@ use apimachinery::status::{self, Details, Result, StatusError};
 use apimachinery::{Value, meta};
 use futures::{StreamExt as _, TryStreamExt as _};
 use http::header;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::admit::Attributes;
 use super::create::Stored;
 use super::meta::timestamp;
-use super::prepare::{self, Attributes, Moment};
+use super::prepare::{self, Moment};
 use super::{commit, filter, render};
 use crate::admission::Operation;
 use crate::http::negotiate::body_format;
@@ -26,20 +27,27 @@ const FOREGROUND: &str = "foregroundDeletion";
 const DELETES_AT_ONCE: usize = 32;
 
 /// `metav1.DeleteOptions`, from the body or the query.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct DeleteOptions {
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub grace_period_seconds: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub preconditions: Option<Preconditions>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub orphan_dependents: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub propagation_policy: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub dry_run: Option<Vec<String>>,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Preconditions {
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub uid: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub resource_version: Option<String>,
 }
 
@@ -167,8 +175,9 @@ pub async fn remove(server: &ApiServer, call: &mut Call, options: &DeleteOptions
         let entry = super::current(server, call)?;
         let old = convert::from_storage(&call.row, entry.value.value());
         check_preconditions(call, options, &old)?;
-        let attributes = Attributes { operation: Operation::Delete, subresource: "", dry_run: dry, moment };
-        attributes.decide(server, call, &mut Value::Null, Some(&old))?;
+        let attributes = Attributes::new(Operation::Delete, "", dry, moment);
+        let attributes = Attributes { deletion: Some(options), ..attributes };
+        attributes.decide(server, call, &mut Value::Null, Some(&old)).await?;
         let mut claims = Vec::new();
         let mut last = old.clone();
         if let (Some(strategy), Cause::Eviction) = (server.strategies.get(&call.row), cause) {

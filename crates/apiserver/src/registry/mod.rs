@@ -2,8 +2,10 @@
 //!
 //! What is special about a kind comes from its row and its strategy; no code here names one.
 
+mod admit;
 mod body;
 mod commit;
+pub mod convert;
 mod create;
 mod delete;
 mod filter;
@@ -23,6 +25,7 @@ use apimachinery::resource::Verb;
 use apimachinery::status::{Result, StatusError};
 
 pub use delete::DeleteOptions;
+pub use body::set_defaults;
 pub use meta::timestamp;
 pub use options::WriteOptions;
 
@@ -93,13 +96,44 @@ fn key_of(call: &Call, name: &str) -> String {
     crate::view::key(&call.row.storage_prefix, namespace_of(call), name)
 }
 
-/// Admission of a connecting subresource.
-pub fn connect_admission(server: &ApiServer, call: &mut Call, operation: crate::admission::Operation) -> Result<()> {
+/// Admission of a connecting subresource, whose options are the object. Logs are only read.
+pub async fn connect_admission(server: &ApiServer, call: &mut Call, subresource: &str, kind: &str) -> Result<()> {
+    if subresource == "log" {
+        return Ok(());
+    }
     let options = WriteOptions::of(call)?;
-    let moment = prepare::Moment::take();
-    let subresource = call.info.subresource.clone();
-    let attributes = prepare::Attributes { operation, subresource: &subresource, dry_run: options.dry_run, moment };
-    attributes.decide(server, call, &mut apimachinery::Value::Null, None)
+    let operation = crate::admission::Operation::Connect;
+    let attributes = admit::Attributes::new(operation, subresource, options.dry_run, prepare::Moment::take());
+    let mut object = connect_options(call, kind);
+    attributes.decide(server, call, &mut object, None).await
+}
+
+/// The query of a connecting request as its options object (`PodExecOptions`, `ServiceProxyOptions`, …).
+fn connect_options(call: &Call, kind: &str) -> apimachinery::Value {
+    let mut options = serde_json::json!({"kind": kind, "apiVersion": "v1"});
+    let query = &call.query;
+    for key in ["stdin", "stdout", "stderr", "tty"] {
+        if query.flag(key) {
+            options[key] = true.into();
+        }
+    }
+    for key in ["container", "path"] {
+        if let Some(text) = query.get(key) {
+            options[key] = text.into();
+        }
+    }
+    if kind.ends_with("ProxyOptions") && !call.info.rest.is_empty() {
+        options["path"] = call.info.rest.as_str().into();
+    }
+    let command: Vec<&str> = query.all("command").collect();
+    if !command.is_empty() {
+        options["command"] = command.into();
+    }
+    let ports: Vec<i64> = query.all("ports").flat_map(|p| p.split(',')).filter_map(|p| p.parse().ok()).collect();
+    if !ports.is_empty() {
+        options["ports"] = ports.into();
+    }
+    options
 }
 
 /// An update that creates needs the right to create.

@@ -7,11 +7,12 @@ use apimachinery::status::{Result, StatusError};
 use apimachinery::{Value, meta};
 use serde_json::json;
 
+use super::admit::Attributes;
 use super::options::WriteOptions;
 use super::{body, managed};
-use crate::admission::{Chain, Operation, Request};
+use crate::admission::Operation;
 use crate::server::{ApiServer, Call};
-use crate::strategy::{Claim, Context, Part};
+use crate::strategy::{Context, Part};
 
 /// When and with what luck a write happens; fixed per attempt, so that everything below is a function of its arguments.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +32,7 @@ pub fn context<'a>(server: &'a ApiServer, call: &'a Call, moment: Moment) -> Con
 }
 
 /// Prepares and validates a new object. Its metadata is filled already.
-pub fn create(
+pub async fn create(
     server: &ApiServer,
     call: &mut Call,
     options: &WriteOptions,
@@ -42,8 +43,8 @@ pub fn create(
     let row = call.row.clone();
     super::meta::drop_repeated_owners(call, &mut object);
     managed::track(&row, None, &mut object, options, manager, Part::Main, moment.now);
-    let attributes = Attributes { operation: Operation::Create, subresource: "", dry_run: options.dry_run, moment };
-    attributes.admit(server, call, &mut object, None)?;
+    let attributes = Attributes::new(Operation::Create, "", options.dry_run, moment);
+    attributes.admit(server, call, &mut object, None).await?;
     body::set_defaults(server, &row, &mut object);
     let strategy = server.strategies.get(&row);
     if row.has_status() {
@@ -59,13 +60,13 @@ pub fn create(
     if let Some(strategy) = strategy {
         call.warnings.extend(strategy.warnings(&object, None));
     }
-    attributes.validate(server, call, &mut object, None)?;
+    attributes.validate(server, call, &mut object, None).await?;
     Ok(object)
 }
 
 /// Prepares and validates the next state of an object. Returns it with `old`'s identity and with what `part` may not change.
 #[expect(clippy::too_many_arguments, reason = "one write's facts; a struct would only rename them")]
-pub fn update(
+pub async fn update(
     server: &ApiServer,
     call: &mut Call,
     options: &WriteOptions,
@@ -79,9 +80,8 @@ pub fn update(
     super::meta::prepare_update(call, &mut object, old)?;
     super::meta::drop_repeated_owners(call, &mut object);
     managed::track(&row, Some(old), &mut object, options, manager, part, moment.now);
-    let (operation, subresource) = (Operation::Update, part.subresource());
-    let attributes = Attributes { operation, subresource, dry_run: options.dry_run, moment };
-    attributes.admit(server, call, &mut object, Some(old))?;
+    let attributes = Attributes::new(Operation::Update, part.subresource(), options.dry_run, moment);
+    attributes.admit(server, call, &mut object, Some(old)).await?;
     body::set_defaults(server, &row, &mut object);
     keep_other_parts(&row, part, &mut object, old);
     let strategy = server.strategies.get(&row);
@@ -97,7 +97,7 @@ pub fn update(
     if let Some(strategy) = strategy {
         call.warnings.extend(strategy.warnings(&object, Some(old)));
     }
-    attributes.validate(server, call, &mut object, Some(old))?;
+    attributes.validate(server, call, &mut object, Some(old)).await?;
     Ok(object)
 }
 
@@ -173,84 +173,4 @@ fn validate(
         return strategy.map_or(Ok(()), |s| s.authorize(&context(server, call, moment), object, old));
     }
     Err(StatusError::invalid(&row.group_kind(), meta::name(object), &errors))
-}
-
-/// What admission is told of an attempt besides the objects (upstream's `admission.Attributes`).
-#[derive(Clone, Copy)]
-pub struct Attributes<'a> {
-    pub operation: Operation,
-    /// Empty for the object itself.
-    pub subresource: &'a str,
-    pub dry_run: bool,
-    pub moment: Moment,
-}
-
-impl Attributes<'_> {
-    /// Lets the plugins change the object.
-    pub fn admit(self, server: &ApiServer, call: &mut Call, object: &mut Value, old: Option<&Value>) -> Result<()> {
-        self.ask(server, call, object, old, Chain::admit)
-    }
-
-    /// Lets the plugins refuse the object as it will be stored.
-    pub fn validate(self, server: &ApiServer, call: &mut Call, object: &mut Value, old: Option<&Value>) -> Result<()> {
-        self.ask(server, call, object, old, Chain::validate)
-    }
-
-    /// Both, where nothing happens in between.
-    pub fn decide(self, server: &ApiServer, call: &mut Call, object: &mut Value, old: Option<&Value>) -> Result<()> {
-        self.admit(server, call, object, old)?;
-        self.validate(server, call, object, old)
-    }
-
-    fn ask(
-        self,
-        server: &ApiServer,
-        call: &mut Call,
-        object: &mut Value,
-        old: Option<&Value>,
-        question: fn(&Chain, &mut Request<'_>) -> Result<()>,
-    ) -> Result<()> {
-        let mut warnings = Vec::new();
-        let outcome =
-            self.request(server, call, object, old, &mut warnings, |request| question(&server.admission, request));
-        call.warnings.extend(warnings);
-        outcome
-    }
-
-    /// What the plugins claim for the object as it will be stored.
-    pub fn claims(
-        self,
-        server: &ApiServer,
-        call: &Call,
-        object: &mut Value,
-        old: Option<&Value>,
-    ) -> Result<Vec<Claim>> {
-        self.request(server, call, object, old, &mut Vec::new(), |request| server.admission.claims(request))
-    }
-
-    fn request<T>(
-        self,
-        server: &ApiServer,
-        call: &Call,
-        object: &mut Value,
-        old: Option<&Value>,
-        warnings: &mut Vec<String>,
-        work: impl FnOnce(&mut Request<'_>) -> T,
-    ) -> T {
-        work(&mut Request {
-            operation: self.operation,
-            user: &call.user,
-            row: &call.row,
-            subresource: self.subresource,
-            namespace: &call.info.namespace,
-            name: &call.info.name,
-            object,
-            old,
-            dry_run: self.dry_run,
-            now: self.moment.now,
-            seed: self.moment.seed,
-            view: &server.view,
-            warnings,
-        })
-    }
 }

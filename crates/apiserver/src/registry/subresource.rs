@@ -5,11 +5,12 @@ use apimachinery::status::{Result, StatusError};
 use apimachinery::{Value, patch};
 use http::header;
 
+use super::admit::Attributes;
 use super::create::Stored;
 use super::delete::{self, Cause};
 use super::managed::Change;
 use super::options::WriteOptions;
-use super::prepare::{self, Attributes, Moment};
+use super::prepare::{self, Moment};
 use super::{body, current, scale, update};
 use crate::admission::Operation;
 use crate::http::{Body, Response, respond};
@@ -57,9 +58,8 @@ async fn post(server: &ApiServer, call: &mut Call, sent: Value) -> Result<Respon
     let moment = Moment::take();
     let old = current(server, call)?.value.value();
     let mut sent = sent;
-    let operation = Operation::Create;
-    let attributes = Attributes { operation, subresource: &subresource, dry_run: options.dry_run, moment };
-    attributes.decide(server, call, &mut sent, Some(&old))?;
+    let attributes = Attributes::new(Operation::Create, &subresource, options.dry_run, moment);
+    attributes.decide(server, call, &mut sent, Some(&old)).await?;
     let posted = strategy.post(&prepare::context(server, call, moment), &subresource, &old, &sent)?;
     match posted {
         Posted::Answer(value) => Ok(respond::value(201, call.accepted.encoding, &value)),
@@ -84,15 +84,15 @@ fn plain_success() -> Value {
 }
 
 /// A kind that is only answered: reviews. Nothing is stored.
-pub fn answer(server: &ApiServer, mut call: Call, object: Value) -> Result<Response> {
+pub async fn answer(server: &ApiServer, mut call: Call, object: Value) -> Result<Response> {
     let Some(strategy) = server.strategies.get(&call.row) else {
         return Err(StatusError::method_not_supported(&call.row.group_resource(), "create"));
     };
     let options = WriteOptions::of(&call)?;
     let moment = Moment::take();
     let mut object = object;
-    let attributes = Attributes { operation: Operation::Create, subresource: "", dry_run: options.dry_run, moment };
-    attributes.admit(server, &mut call, &mut object, None)?;
+    let attributes = Attributes::new(Operation::Create, "", options.dry_run, moment);
+    attributes.decide(server, &mut call, &mut object, None).await?;
     let answer = strategy.answer(&prepare::context(server, &call, moment), &object)?;
     super::render::value(server, &call, 201, &answer)
 }

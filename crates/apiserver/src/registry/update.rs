@@ -83,7 +83,7 @@ where
         if !version.is_empty() && version != meta::resource_version(&old) {
             return Err(StatusError::modified(&call.row.group_resource(), &call.info.name));
         }
-        let next = prepare::update(server, call, options, moment, part, object, &old, manager)?;
+        let next = prepare::update(server, call, options, moment, part, object, &old, manager).await?;
         if let Some(stored) = swap(server, call, options, moment, &entry, &old, next).await? {
             return Ok(stored);
         }

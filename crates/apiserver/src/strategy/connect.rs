@@ -84,15 +84,28 @@ pub fn service(ask: &Ask<'_>) -> Result<Connection> {
     let missing = || StatusError::not_found(&GroupResource::new("", "services"), target.name);
     let service = ask.view.get("services/specs", ask.namespace, target.name).ok_or_else(missing)?.value.value();
     let wanted = target.port;
-    let port = items(&service["spec"], "ports").find(|p| {
+    let port = service_port(&service, |p| {
         wanted.is_empty()
             || meta::str_at(p, &["name"]) == wanted
             || p["port"].as_i64().is_some_and(|n| n.to_string() == wanted)
     });
     let unavailable = || StatusError::unavailable(format!("no endpoints available for service {:?}", ask.name));
     let port_name = meta::str_at(port.ok_or_else(unavailable)?, &["name"]);
-    for slice in ask.view.list("endpointslices", ask.namespace) {
-        if slice.value.meta().label("kubernetes.io/service-name") != Some(target.name) {
+    let (host, port) =
+        endpoints(ask.view, ask.namespace, target.name, port_name).into_iter().next().ok_or_else(unavailable)?;
+    Ok(Connection::Workload { scheme: target.scheme, host: proxied_address(&host)?, port })
+}
+
+/// The first port of a service that `is` the wanted one.
+pub fn service_port(service: &Value, is: impl Fn(&Value) -> bool) -> Option<&Value> {
+    items(&service["spec"], "ports").find(|port| is(port))
+}
+
+/// Addresses and port of the ready endpoints of a service's port, as their writers have them: see [`proxied_address`].
+pub fn endpoints(view: &View, namespace: &str, service: &str, port_name: &str) -> Vec<(String, u16)> {
+    let mut found = Vec::new();
+    for slice in view.list("endpointslices", namespace) {
+        if slice.value.meta().label("kubernetes.io/service-name") != Some(service) {
             continue;
         }
         let slice = slice.value.value();
@@ -100,17 +113,16 @@ pub fn service(ask: &Ask<'_>) -> Result<Connection> {
             .find(|p| meta::str_at(p, &["name"]) == port_name)
             .and_then(|p| p["port"].as_u64())
             .and_then(|n| u16::try_from(n).ok());
+        let Some(port) = number else { continue };
         let ready = |e: &&Value| meta::at(e, &["conditions", "ready"]).and_then(Value::as_bool).unwrap_or(true);
-        let address = items(&slice, "endpoints").find(ready).and_then(|e| e["addresses"][0].as_str());
-        if let (Some(port), Some(address)) = (number, address) {
-            return Ok(Connection::Workload { scheme: target.scheme, host: proxied_address(address)?, port });
-        }
+        let addresses = items(&slice, "endpoints").filter(ready).filter_map(|e| e["addresses"][0].as_str());
+        found.extend(addresses.map(|address| (address.to_owned(), port)));
     }
-    Err(unavailable())
+    found
 }
 
 /// An address that the server may be sent to by what users write into statuses and slices: no name, nothing of its own host.
-fn proxied_address(text: &str) -> Result<String> {
+pub fn proxied_address(text: &str) -> Result<String> {
     let refused = || StatusError::bad_request("address not allowed");
     let address: IpAddr = text.parse().map_err(|_| refused())?;
     let local = match address {

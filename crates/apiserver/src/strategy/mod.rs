@@ -21,6 +21,7 @@ mod reviews;
 mod service;
 mod storage;
 mod traits;
+mod webhooks;
 mod workloads;
 
 use std::collections::HashMap;
@@ -241,6 +242,7 @@ impl Strategies {
             rbac::strategies(&services),
             reviews::strategies(&services),
         ];
+            webhooks::strategies(),
         for (group, plural, strategy) in families.into_iter().flatten() {
             table.entry(group).or_default().entry(plural).or_default().strategy = Some(strategy);
         }

@@ -5,8 +5,10 @@
 mod custom;
 mod deletes;
 mod harness;
+mod hookserver;
 mod kinds;
 mod lists;
 mod owners;
 mod watches;
+mod webhooks;
 mod writes;

@@ -1,0 +1,213 @@
+//! Calling the hooks that a write concerns: mutating ones one after the other, validating ones all at once.
+
+use std::sync::Arc;
+
+use apimachinery::resource::ResourceRow;
+use apimachinery::schema::FieldValidation;
+use apimachinery::status::{Result, StatusError};
+use apimachinery::{Value, patch};
+use futures::future::join_all;
+
+use super::outcome::{Failure, denied, failed_calling};
+use super::{Attempt, Hook, Hooks, Phase, matching, review};
+use crate::backend;
+use crate::registry::convert;
+
+/// What is remembered between the two rounds of mutating admission (`webhookReinvokeContext`).
+#[derive(Default)]
+pub struct Rounds {
+    again: bool,
+    last: Option<Value>,
+    invoked: Vec<String>,
+    due: Vec<String>,
+}
+
+impl Rounds {
+    fn all_due(&mut self) {
+        self.due.append(&mut self.invoked);
+    }
+}
+
+/// Lets mutating hooks change `object`. Whether any did. To be called twice with the same `rounds` where the first call says so and
+/// the built-in plugins have run again: the second round is for hooks that want to see what came after them.
+pub async fn mutate(
+    hooks: &Hooks,
+    attempt: &Attempt<'_>,
+    object: &mut Value,
+    old: Option<&Value>,
+    rounds: &mut Rounds,
+) -> Result<bool> {
+    if rounds.again && rounds.last.as_ref() != Some(object) {
+        rounds.all_due();
+    }
+    let mut any = false;
+    for hook in hooks.iter() {
+        let Some(row) = matching::called_as(hook, attempt, object, old)? else { continue };
+        let (shown, shown_old) = versions(attempt, &row, object, old).await?;
+        if !matching::conditions_hold(hook, attempt, &row, &shown, shown_old.as_ref())? {
+            continue;
+        }
+        if rounds.again && !rounds.due.contains(&hook.id) {
+            continue;
+        }
+        let outcome = call_mutating(hook, attempt, &row, &shown, shown_old.as_ref()).await;
+        attempt.server.webhooks.tally.called(hook, Phase::Mutating, attempt, outcome.as_ref().err());
+        let patched = permitted(hook, outcome)?.flatten();
+        if let Some(patched) = patched {
+            let next = fit(attempt, &row, patched).await?;
+            if next != *object {
+                *object = next;
+                any = true;
+                rounds.all_due();
+            }
+        }
+        if hook.reinvoked {
+            rounds.invoked.push(hook.id.clone());
+        }
+    }
+    rounds.last = Some(object.clone());
+    rounds.again = true;
+    Ok(any)
+}
+
+/// Asks all validating hooks about the object as it would be stored. The first in order that refuses is heard.
+pub async fn validate(hooks: &Hooks, attempt: &Attempt<'_>, object: &Value, old: Option<&Value>) -> Result<()> {
+    struct Asked<'a> {
+        hook: &'a Hook,
+        row: Arc<ResourceRow>,
+        object: Value,
+        old: Option<Value>,
+    }
+    let mut concerned = Vec::new();
+    for hook in hooks.iter() {
+        let Some(row) = matching::called_as(hook, attempt, object, old)? else { continue };
+        let (object, old) = versions(attempt, &row, object, old).await?;
+        if matching::conditions_hold(hook, attempt, &row, &object, old.as_ref())? {
+            concerned.push(Asked { hook, row, object, old });
+        }
+    }
+    let calls = concerned.iter().map(async |asked| {
+        let Asked { hook, row, object, old } = asked;
+        let outcome = call(hook, Phase::Validating, attempt, row, object, old.as_ref()).await;
+        attempt.server.webhooks.tally.called(hook, Phase::Validating, attempt, outcome.as_ref().err());
+        permitted(hook, outcome).map(|_| ())
+    });
+    join_all(calls).await.into_iter().collect()
+}
+
+/// The objects in the version that a hook is called with.
+async fn versions(
+    attempt: &Attempt<'_>,
+    row: &Arc<ResourceRow>,
+    object: &Value,
+    old: Option<&Value>,
+) -> Result<(Value, Option<Value>)> {
+    let own = attempt.row();
+    // The body of most subresources is of its own kind, whatever version its parent is asked for in.
+    let is_parent = own.subresource(attempt.subresource).is_none_or(|sub| *sub.kind == *own.kind);
+    if own.version == row.version && own.group == row.group || !is_parent {
+        return Ok((object.clone(), old.cloned()));
+    }
+    let shown = if object.is_null() { Value::Null } else { convert(attempt, own, row, object.clone()).await? };
+    let shown_old = match old {
+        Some(old) => Some(convert(attempt, own, row, old.clone()).await?),
+        None => None,
+    };
+    Ok((shown, shown_old))
+}
+
+async fn convert(
+    attempt: &Attempt<'_>,
+    from: &Arc<ResourceRow>,
+    to: &Arc<ResourceRow>,
+    object: Value,
+) -> Result<Value> {
+    convert::between(attempt.server, from, to, object).await.map_err(StatusError::internal)
+}
+
+/// A patched object as one of the attempt's own row again: known fields, right types, defaults.
+async fn fit(attempt: &Attempt<'_>, row: &Arc<ResourceRow>, mut patched: Value) -> Result<Value> {
+    let own = attempt.row();
+    let body = own.subresource(attempt.subresource).filter(|sub| *sub.kind != *own.kind);
+    if body.is_some() {
+        return Ok(patched);
+    }
+    row.check(&mut patched, &apimachinery::schema::decode::Duplicates::default(), FieldValidation::Ignore)
+        .map_err(StatusError::internal)?;
+    crate::registry::set_defaults(attempt.server, row, &mut patched);
+    if row.version == own.version && row.group == own.group {
+        return Ok(patched);
+    }
+    convert(attempt, row, own, patched).await
+}
+
+/// A failed call is the failure policy's affair: `None` where it is ignored.
+fn permitted<T>(hook: &Hook, outcome: Result<T, Failure>) -> Result<Option<T>> {
+    match outcome {
+        Ok(outcome) => Ok(Some(outcome)),
+        Err(Failure::Calling(why)) if hook.fails_open => {
+            tracing::warn!(webhook = hook.name, why, "failed calling webhook, failing open");
+            Ok(None)
+        }
+        Err(Failure::Calling(why)) => Err(failed_calling(&hook.name, &why)),
+        Err(Failure::Rejected(error) | Failure::Refused(error)) => Err(error),
+    }
+}
+
+/// One call. The answer gives leave.
+async fn call(
+    hook: &Hook,
+    phase: Phase,
+    attempt: &Attempt<'_>,
+    row: &ResourceRow,
+    object: &Value,
+    old: Option<&Value>,
+) -> Result<review::Answer, Failure> {
+    if attempt.dry_run && !hook.safe_in_dry_run {
+        let why = format!("admission webhook {:?} does not support dry run", hook.name);
+        return Err(Failure::Refused(StatusError::bad_request(why)));
+    }
+    let client = hook.client.as_ref();
+    let client = client.ok_or_else(|| {
+        let why = "webhook configuration must have either service or URL";
+        Failure::Calling(format!("could not get REST client: {why}"))
+    })?;
+    let uid = uuid::Uuid::new_v4().to_string();
+    let request = review::request(attempt, row, &uid, object, old);
+    let question = review::question(hook.review_version, &request);
+    let reply = attempt.server.webhooks.backends.ask(client, &question, hook.timeout).await;
+    let reply = reply.map_err(|failure| match failure {
+        backend::Failure::Client(why) => Failure::Calling(format!("could not get REST client: {why}")),
+        backend::Failure::Call(why) => Failure::Calling(format!("failed to call webhook: {why}")),
+    })?;
+    let answer = review::answer(hook.review_version, &uid, phase == Phase::Mutating, &reply)
+        .map_err(|why| Failure::Calling(format!("received invalid webhook response: {why}")))?;
+    attempt.call.warnings.extend(answer.warnings.iter().cloned());
+    if answer.allowed { Ok(answer) } else { Err(Failure::Rejected(denied(&hook.name, &answer.status))) }
+}
+
+/// As [`call`]; the object as the answer's patch makes it, if there is one.
+async fn call_mutating(
+    hook: &Hook,
+    attempt: &Attempt<'_>,
+    row: &ResourceRow,
+    object: &Value,
+    old: Option<&Value>,
+) -> Result<Option<Value>, Failure> {
+    let answer = call(hook, Phase::Mutating, attempt, row, object, old).await?;
+    if answer.patch.is_empty() {
+        return Ok(None);
+    }
+    let operations: Value = serde_json::from_slice(&answer.patch)
+        .map_err(|why| Failure::Calling(format!("received undecodable patch in webhook response: {why}")))?;
+    if operations.as_array().is_some_and(Vec::is_empty) {
+        return Ok(None);
+    }
+    if object.is_null() {
+        let why = "attempted to modify the object, which is not supported for this operation";
+        let why = format!("admission webhook {:?} {why}", hook.name);
+        return Err(Failure::Refused(StatusError::internal(why)));
+    }
+    let patched = patch::json::apply(object.clone(), &operations);
+    patched.map(Some).map_err(|why| Failure::Refused(StatusError::internal(why)))
+}

@@ -1,0 +1,119 @@
+//! Admission by webhooks: servers that an administrator has configured have a say in writes, after the built-in plugins.
+//!
+//! Configurations are compiled when they change, and looked at as of the last acknowledged write. A write that no configuration
+//! speaks of waits for nothing.
+
+mod config;
+mod dispatch;
+mod matching;
+mod outcome;
+mod review;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use apimachinery::Value;
+use apimachinery::resource::ResourceRow;
+use parking_lot::Mutex;
+
+pub use config::{Hook, VARIABLES, exempt};
+pub use dispatch::{Rounds, mutate, validate};
+pub use outcome::Tally;
+
+use super::Operation;
+use crate::authz::follow::{Followed, Indexed};
+use crate::backend::Backends;
+use crate::object::Object;
+use crate::server::{ApiServer, Call};
+use crate::view::View;
+
+/// Which of the two configurations a hook is from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    Mutating,
+    Validating,
+}
+
+/// All webhooks of the cluster, and the connections to them.
+pub struct Webhooks {
+    view: View,
+    index: Mutex<Followed<Index>>,
+    pub backends: Backends,
+    pub tally: Tally,
+}
+
+/// Hooks in the order in which they are called: by their configuration's name, then as listed there.
+pub type Hooks = Arc<[Arc<Hook>]>;
+
+impl Webhooks {
+    pub fn new(view: View) -> Self {
+        let backends = Backends::new(view.clone());
+        Webhooks { view, index: Mutex::default(), backends, tally: Tally::default() }
+    }
+
+    /// The hooks of a phase; none for nearly every cluster.
+    pub fn of(&self, phase: Phase) -> Option<Hooks> {
+        let mut index = self.index.lock();
+        let hooks = &index.fresh(&self.view).phases[phase as usize].hooks;
+        (!hooks.is_empty()).then(|| hooks.clone())
+    }
+}
+
+#[derive(Default)]
+struct Index {
+    phases: [Configurations; 2],
+}
+
+struct Configurations {
+    by_name: BTreeMap<Box<str>, Vec<Arc<Hook>>>,
+    hooks: Hooks,
+}
+
+impl Default for Configurations {
+    fn default() -> Self {
+        Configurations { by_name: BTreeMap::new(), hooks: Arc::new([]) }
+    }
+}
+
+impl Indexed for Index {
+    const PREFIXES: &'static [&'static str] = &["mutatingwebhookconfigurations", "validatingwebhookconfigurations"];
+
+    fn apply(&mut self, prefix: usize, _: &str, name: &str, object: Option<&Object>) {
+        let phase = &mut self.phases[prefix];
+        match object {
+            Some(object) => phase.by_name.insert(name.into(), config::hooks(&object.value())),
+            None => phase.by_name.remove(name),
+        };
+        phase.hooks = phase.by_name.values().flatten().cloned().collect();
+    }
+}
+
+/// One write as webhooks see it, besides the objects (upstream's `admission.Attributes`).
+pub struct Attempt<'a> {
+    pub server: &'a ApiServer,
+    pub call: &'a Call,
+    pub operation: Operation,
+    /// Empty for the resource itself.
+    pub subresource: &'a str,
+    /// Empty where the name is still to be generated.
+    pub name: String,
+    pub dry_run: bool,
+    /// `CreateOptions` and its kin; null for connections.
+    pub options: Value,
+}
+
+impl Attempt<'_> {
+    pub fn row(&self) -> &Arc<ResourceRow> {
+        &self.call.row
+    }
+
+    pub fn namespace(&self) -> &str {
+        &self.call.info.namespace
+    }
+
+    fn is_namespaces(&self) -> bool {
+        self.row().group.is_empty() && &*self.row().plural == "namespaces"
+    }
+}
