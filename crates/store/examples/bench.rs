@@ -30,7 +30,7 @@ const TIME: Duration = Duration::from_secs(2);
 
 fn put(key: String, durability: Durability) -> Txn {
     let value = Bytes::from(vec![b'x'; VALUE_BYTES]);
-    Txn { ops: vec![Op::Put { key, value }], durability, ..Txn::default() }
+    Txn { ops: vec![Op::Put { key, value, ttl: None }], durability, ..Txn::default() }
 }
 
 async fn commits(store: &Store<Plain>, writers: usize, durability: Durability) {

@@ -13,6 +13,7 @@ use parking_lot::RwLock;
 use tokio::sync::oneshot;
 
 use crate::checkpoint::Checkpoint;
+use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::inbox::{Inbox, Received};
 use crate::log::{Entry as LogEntry, Log};
@@ -28,6 +29,8 @@ const BATCH_TXNS: usize = 1024;
 const ENTRY_OVERHEAD: u64 = 40;
 /// How long the disk is left alone after a sync that nobody waits for has failed.
 const RETRY: Duration = Duration::from_secs(5);
+/// Keys that expire in one go, so that no caller waits for a flood of them.
+const EXPIRE_STEP: usize = 256;
 
 type Answer<V> = Result<Outcome<V>, Error>;
 type Reply<V> = oneshot::Sender<Answer<V>>;
@@ -52,6 +55,9 @@ pub(crate) struct Engine<V: Value> {
     inbox: Arc<Inbox<Request<V>>>,
     options: Options,
     disk: Option<OnDisk>,
+    clock: Clock,
+    /// After a failure of the disk: when to delete expired keys again.
+    expire_after: Option<Instant>,
 }
 
 struct OnDisk {
@@ -78,6 +84,7 @@ impl<V: Value> Engine<V> {
         inbox: Arc<Inbox<Request<V>>>,
         options: Options,
         disk: Option<(Arc<dyn Disk>, Log)>,
+        clock: Clock,
     ) -> Self {
         let disk = disk.map(|(disk, log)| OnDisk {
             disk,
@@ -87,24 +94,36 @@ impl<V: Value> Engine<V> {
             stop: Arc::default(),
             retry_bytes: 0,
         });
-        Engine { state, inbox, options, disk }
+        Engine { state, inbox, options, disk, clock, expire_after: None }
     }
 
     /// Works until the inbox is closed and empty.
     pub(crate) fn run(mut self) {
+        self.reclaim_space();
         loop {
-            let expiry = self.state.read().next_expiry(&self.options);
-            let flush = self.disk.as_ref().and_then(|on_disk| on_disk.flush_at);
-            match self.inbox.receive(expiry.into_iter().chain(flush).min()) {
+            match self.inbox.receive(self.next_deadline()) {
                 Received::Items(requests) => self.handle(requests),
                 Received::TimedOut => {}
                 Received::Closed => break,
             }
+            self.expire_keys();
             self.flush_if_due();
             self.forget_history();
             self.reclaim_space();
         }
         self.finish();
+    }
+
+    /// When there will be something to do though nobody asks.
+    fn next_deadline(&self) -> Option<Instant> {
+        let (history, key) = {
+            let state = self.state.read();
+            (state.next_expiry(&self.options), state.next_key_expiry())
+        };
+        let key = key.and_then(|at_ms| self.clock.instant_of(at_ms)).map(|at| at + self.options.expiry_slack);
+        let key = key.map(|at| self.expire_after.map_or(at, |after| at.max(after)));
+        let flush = self.disk.as_ref().and_then(|on_disk| on_disk.flush_at);
+        [history, key, flush].into_iter().flatten().min()
     }
 
     fn handle(&mut self, requests: Vec<Request<V>>) {
@@ -147,7 +166,7 @@ impl<V: Value> Engine<V> {
     }
 
     fn decide(&mut self, txns: Vec<(Txn, Reply<V>)>) -> Batch<V> {
-        let mut pending = Pending::after(&self.state.read());
+        let mut pending = Pending::after(&self.state.read(), self.clock.ms_at(Instant::now()));
         let mut replies = Vec::with_capacity(txns.len());
         let mut sync = false;
         for (txn, reply) in txns {
@@ -184,6 +203,36 @@ impl<V: Value> Engine<V> {
         }
     }
 
+    /// Deletes some keys whose time is over: a transaction each, all in one write. What is lost of that with the power is done
+    /// again after the next start.
+    fn expire_keys(&mut self) {
+        let now = Instant::now();
+        let (now_ms, slack_ms) = (self.clock.ms_at(now), self.options.expiry_slack.as_millis() as u64);
+        let due = {
+            let state = self.state.read();
+            // The same test as that of the timer, which must not go off for nothing.
+            let first = state.next_key_expiry().is_some_and(|at_ms| at_ms.saturating_add(slack_ms) <= now_ms);
+            if !first || self.expire_after.is_some_and(|after| after > now) {
+                return;
+            }
+            state.expired_keys(now_ms, EXPIRE_STEP)
+        };
+        self.expire_after = None;
+        let mut pending = Pending::after(&self.state.read(), now_ms);
+        for key in due {
+            let txn = Txn { ops: vec![crate::Op::Delete { key: key.to_string() }], ..Txn::default() };
+            pending.decide(&self.state, txn, &self.options).expect("the deletion of one key is always allowed");
+        }
+        let batch = Batch { pending, replies: Vec::new(), sync: false };
+        match self.append(&batch) {
+            Ok(()) => self.publish(batch),
+            Err(error) => {
+                tracing::warn!(%error, "expired keys cannot be deleted yet");
+                self.expire_after = Some(now + RETRY);
+            }
+        }
+    }
+
     fn flush_if_due(&mut self) {
         let Some(on_disk) = &mut self.disk else { return };
         if on_disk.flush_at.is_none_or(|at| at > Instant::now()) {
@@ -208,18 +257,22 @@ impl<V: Value> Engine<V> {
         }
     }
 
-    /// Starts a checkpoint when there is more garbage than live data.
+    /// Starts a checkpoint when there is more garbage than live data, or a file of an older format.
     fn reclaim_space(&mut self) {
         let Some(on_disk) = &mut self.disk else { return };
         let total = on_disk.log.total_bytes();
-        if on_disk.checkpoint.is_some() || total <= self.options.garbage_bytes || total < on_disk.retry_bytes {
+        let outdated = on_disk.log.is_outdated();
+        if on_disk.checkpoint.is_some() || total < on_disk.retry_bytes {
+            return;
+        }
+        if !outdated && total <= self.options.garbage_bytes {
             return;
         }
         let (live, revision) = {
             let state = self.state.read();
             (state.live_bytes() + state.len() as u64 * ENTRY_OVERHEAD, state.revision())
         };
-        if total <= 2 * live + self.options.garbage_bytes {
+        if !outdated && total <= 2 * live + self.options.garbage_bytes {
             return;
         }
         match on_disk.log.rotate() {

@@ -29,6 +29,9 @@ pub enum Error {
     Locked { path: PathBuf },
     #[error("{} is damaged at byte {offset}: {reason}", path.display())]
     Damaged { path: PathBuf, offset: u64, reason: String },
+    /// Written by a later version of the store: only that one, or a newer one, can read it.
+    #[error("{} has format {found}, written by a newer version; this one reads formats up to {newest}", path.display())]
+    NewerFormat { path: PathBuf, found: u32, newest: u32 },
     #[error("the store is closed")]
     Closed,
 }

@@ -52,6 +52,7 @@
 //!    cannot (`feed.rs`, `tests/model.rs`, `tests/watching.rs`).
 
 mod checkpoint;
+mod clock;
 mod disk;
 mod engine;
 mod error;

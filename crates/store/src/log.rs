@@ -12,7 +12,7 @@ use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::sync::Arc;
 
 use crate::disk::{Disk, DiskFile};
-use crate::record::{HEADER_LEN, Header, Kind, Writer};
+use crate::record::{FORMAT, HEADER_LEN, Header, Kind, Writer};
 use crate::recovery::{Recovered, Tail, checkpoint_name, segment_name};
 use crate::{Error, Event, Options, Revision, Value};
 
@@ -36,6 +36,8 @@ pub(crate) struct Log {
     untouched: bool,
     closed: Vec<(u64, u64)>,
     checkpoint: Option<(u64, u64)>,
+    /// Whether there are files of an older format.
+    outdated: bool,
 }
 
 /// What a transaction writes.
@@ -78,7 +80,11 @@ impl Log {
             untouched: true,
             closed: recovered.closed.clone(),
             checkpoint: recovered.checkpoint,
+            outdated: recovered.outdated,
         };
+        if log.header.format != FORMAT {
+            log.next_segment()?;
+        }
         if !recovered.clean {
             let advanced = revision + MAX_UNSYNCED;
             let mut bytes = Vec::new();
@@ -137,6 +143,11 @@ impl Log {
         Ok(self.header.number)
     }
 
+    /// Whether there are files of an older format, which a checkpoint replaces.
+    pub(crate) fn is_outdated(&self) -> bool {
+        self.outdated
+    }
+
     /// Size of all files.
     pub(crate) fn total_bytes(&self) -> u64 {
         let closed: u64 = self.closed.iter().map(|(_, len)| len).sum();
@@ -154,6 +165,7 @@ impl Log {
     pub(crate) fn checkpointed(&mut self, number: u64, len: u64) {
         self.closed.retain(|(segment, _)| *segment >= number);
         self.checkpoint = Some((number, len));
+        self.outdated = false;
     }
 
     fn writer<'a>(&self, out: &'a mut Vec<u8>) -> Writer<'a> {
@@ -234,7 +246,7 @@ impl Log {
 pub(crate) fn new_header(number: u64, previous_len: u64, revision: Revision) -> Header {
     // The keys of the standard library's hash maps are the nearest source of randomness.
     let salt = RandomState::new().build_hasher().finish() as u32;
-    Header { kind: Kind::Segment, number, previous_len, revision, salt }
+    Header { format: FORMAT, kind: Kind::Segment, number, previous_len, revision, salt }
 }
 
 /// Opens the last segment for more, without what a crash left behind its valid part.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::RwLock;
 
+use crate::clock::Expiry;
 use crate::state::State;
 use crate::{Change, Compare, Entry, Error, Event, Expect, Op, Options, Outcome, Revision, Txn, Value};
 
@@ -17,16 +18,19 @@ pub(crate) struct Pending<V> {
     /// The revision of the newest decided transaction.
     pub revision: Revision,
     pub events: Vec<Arc<Event<V>>>,
+    /// When it is decided, in milliseconds since the Unix epoch.
+    now_ms: u64,
     /// What changed keys will be; none is deleted.
     changed: HashMap<Arc<str>, Option<Arc<Entry<V>>>>,
     live_bytes: u64,
 }
 
 impl<V: Value> Pending<V> {
-    pub(crate) fn after(state: &State<V>) -> Self {
+    pub(crate) fn after(state: &State<V>, now_ms: u64) -> Self {
         Pending {
             revision: state.revision(),
             events: Vec::new(),
+            now_ms,
             changed: HashMap::new(),
             live_bytes: state.live_bytes(),
         }
@@ -58,8 +62,9 @@ impl<V: Value> Pending<V> {
         let live_bytes = self.check_size(&txn.ops, &before, options)?;
 
         let revision = self.revision + 1;
+        let stamp = Stamp { revision, now_ms: self.now_ms };
         let events: Vec<_> =
-            txn.ops.into_iter().zip(before).map(|(op, previous)| apply(op, previous, revision).map(Arc::new)).collect();
+            txn.ops.into_iter().zip(before).map(|(op, previous)| apply(op, previous, stamp).map(Arc::new)).collect();
         let entries = events.iter().map(|event| event.as_ref().map(|event| event.entry().clone())).collect();
         for event in events.into_iter().flatten() {
             let entry = match &event.change {
@@ -79,7 +84,7 @@ impl<V: Value> Pending<V> {
         let added: u64 = ops
             .iter()
             .map(|op| match op {
-                Op::Put { key, value } => (key.len() + value.len()) as u64,
+                Op::Put { key, value, .. } => (key.len() + value.len()) as u64,
                 Op::Delete { .. } => 0,
             })
             .sum();
@@ -111,12 +116,22 @@ fn check_keys(ops: &[Op]) -> Result<(), Error> {
     }
 }
 
-fn apply<V: Value>(op: Op, previous: Option<Arc<Entry<V>>>, revision: Revision) -> Option<Event<V>> {
+/// When a transaction happens, by either clock.
+#[derive(Clone, Copy)]
+struct Stamp {
+    revision: Revision,
+    now_ms: u64,
+}
+
+fn apply<V: Value>(op: Op, previous: Option<Arc<Entry<V>>>, stamp: Stamp) -> Option<Event<V>> {
     let change = match op {
-        Op::Put { key, value } => Change::Put(Arc::new(put(&key, value, previous.as_deref(), revision))),
-        Op::Delete { .. } => Change::Delete(Arc::new(tombstone(previous.as_deref()?, revision))),
+        Op::Put { key, value, ttl } => {
+            let expiry = ttl.map(|ttl| Box::new(Expiry::new(stamp.now_ms, ttl)));
+            Change::Put(Arc::new(Entry { expiry, ..put(&key, value, previous.as_deref(), stamp.revision) }))
+        }
+        Op::Delete { .. } => Change::Delete(Arc::new(tombstone(previous.as_deref()?, stamp.revision))),
     };
-    Some(Event { revision, previous, change })
+    Some(Event { revision: stamp.revision, previous, change })
 }
 
 fn put<V: Value>(key: &str, bytes: Bytes, previous: Option<&Entry<V>>, revision: Revision) -> Entry<V> {
@@ -128,10 +143,11 @@ fn put<V: Value>(key: &str, bytes: Bytes, previous: Option<&Entry<V>>, revision:
         create_revision: previous.map_or(revision, |previous| previous.create_revision),
         mod_revision: revision,
         version: previous.map_or(1, |previous| previous.version + 1),
+        expiry: None,
     }
 }
 
-fn tombstone<V: Value>(previous: &Entry<V>, revision: Revision) -> Entry<V> {
+pub(crate) fn tombstone<V: Value>(previous: &Entry<V>, revision: Revision) -> Entry<V> {
     Entry {
         key: previous.key.clone(),
         value: previous.value.deleted(revision),
@@ -139,5 +155,6 @@ fn tombstone<V: Value>(previous: &Entry<V>, revision: Revision) -> Entry<V> {
         create_revision: previous.create_revision,
         mod_revision: revision,
         version: previous.version + 1,
+        expiry: None,
     }
 }

@@ -12,10 +12,24 @@
 //! entries     tag 4: count u32 · count × (mod_revision u64 · put)          checkpoints only
 //! footer      tag 5: count u64 (of all entries)                            checkpoints only
 //! op          1 u8 · put  |  2 u8 · key
-//! put         key · create_revision u64 · version u64 · value_len u32 · value
+//! put         key · create_revision u64 · version u64 · flags u8 [· expiry] · value_len u32 · value
+//! expiry      if flag 1: at u64 · ttl u64, in milliseconds, `at` since the Unix epoch
 //! key         len u32 · UTF-8
 //! ```
+//!
+//! # Versions
+//!
+//! The header is the same in all versions. What they differ in:
+//!
+//! | format | puts |
+//! |---|---|
+//! | 1 | without flags, so no key expires |
+//! | 2 | as above |
+//!
+//! All of them are read, file by file; only the newest is written. A store with files of an older one closes its last segment when
+//! it is opened and writes a checkpoint, after which there are none left.
 
+use crate::clock::Expiry;
 use crate::{Change, Entry, Event, Revision, Value};
 
 pub(crate) const HEADER_LEN: usize = 48;
@@ -26,7 +40,9 @@ const PREFIX_LEN: usize = 17;
 pub(crate) const MAX_PAYLOAD: usize = 1 << 30;
 
 const MAGIC: &[u8; 8] = b"coxstore";
-const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 2;
+/// Flags of a put.
+const EXPIRES: u8 = 1;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -36,6 +52,7 @@ pub(crate) enum Kind {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
+    pub format: u32,
     pub kind: Kind,
     /// Of the segment; of a checkpoint: of the first segment that it does not cover.
     pub number: u64,
@@ -51,7 +68,7 @@ impl Header {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(HEADER_LEN);
         out.extend(MAGIC);
-        out.extend(FORMAT.to_le_bytes());
+        out.extend(self.format.to_le_bytes());
         out.extend((self.kind as u32).to_le_bytes());
         out.extend(self.number.to_le_bytes());
         out.extend(self.previous_len.to_le_bytes());
@@ -61,6 +78,7 @@ impl Header {
         out
     }
 
+    /// Of any format: whether it is one that can be read is for the caller to say.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Header, String> {
         let mut input = Input(bytes);
         let magic = input.take(8)?;
@@ -68,9 +86,6 @@ impl Header {
             return Err("not a file of this store".to_owned());
         }
         let format = input.u32()?;
-        if format != FORMAT {
-            return Err(format!("format {format} is unknown, this version reads {FORMAT}"));
-        }
         let kind = match input.u32()? {
             1 => Kind::Segment,
             2 => Kind::Checkpoint,
@@ -81,7 +96,7 @@ impl Header {
         if input.u32()? != crc32c::crc32c(&bytes[..HEADER_LEN - 4]) {
             return Err("checksum of the header does not match".to_owned());
         }
-        Ok(Header { kind, number, previous_len, revision, salt })
+        Ok(Header { format, kind, number, previous_len, revision, salt })
     }
 }
 
@@ -116,16 +131,18 @@ pub(crate) struct Row<'a> {
     pub create_revision: Revision,
     pub mod_revision: Revision,
     pub version: u64,
+    pub expiry: Option<Expiry>,
 }
 
 impl<'a> Record<'a> {
-    pub(crate) fn decode(payload: &'a [u8]) -> Result<Self, String> {
+    /// `format` is that of the file.
+    pub(crate) fn decode(payload: &'a [u8], format: u32) -> Result<Self, String> {
         let mut input = Input(payload);
         let (synced, revision, tag) = (input.u64()?, input.u64()?, input.u8()?);
         let body = match tag {
             1 => {
                 let count = input.u32()?;
-                Body::Transaction((0..count).map(|_| input.step(revision)).collect::<Result<_, _>>()?)
+                Body::Transaction((0..count).map(|_| input.step(revision, format)).collect::<Result<_, _>>()?)
             }
             2 => Body::Advance,
             3 => Body::Clean,
@@ -133,7 +150,7 @@ impl<'a> Record<'a> {
                 let count = input.u32()?;
                 let mut row = || {
                     let mod_revision = input.u64()?;
-                    input.row(mod_revision)
+                    input.row(mod_revision, format)
                 };
                 Body::Entries((0..count).map(|_| row()).collect::<Result<_, _>>()?)
             }
@@ -177,15 +194,20 @@ impl<'a> Input<'a> {
         std::str::from_utf8(self.bytes()?).map_err(|_| "key is not UTF-8".to_owned())
     }
 
-    fn row(&mut self, mod_revision: Revision) -> Result<Row<'a>, String> {
+    fn row(&mut self, mod_revision: Revision, format: u32) -> Result<Row<'a>, String> {
         let key = self.key()?;
         let (create_revision, version) = (self.u64()?, self.u64()?);
-        Ok(Row { key, value: self.bytes()?, create_revision, mod_revision, version })
+        let expiry = match if format < 2 { 0 } else { self.u8()? } {
+            0 => None,
+            EXPIRES => Some(Expiry { at_ms: self.u64()?, ttl_ms: self.u64()? }),
+            other => return Err(format!("unknown flags {other:#x}")),
+        };
+        Ok(Row { key, value: self.bytes()?, create_revision, mod_revision, version, expiry })
     }
 
-    fn step(&mut self, revision: Revision) -> Result<Step<'a>, String> {
+    fn step(&mut self, revision: Revision, format: u32) -> Result<Step<'a>, String> {
         match self.u8()? {
-            1 => Ok(Step::Put(self.row(revision)?)),
+            1 => Ok(Step::Put(self.row(revision, format)?)),
             2 => Ok(Step::Delete { key: self.key()? }),
             other => Err(format!("unknown kind of operation {other}")),
         }
@@ -281,6 +303,14 @@ fn put<V: Value>(out: &mut Vec<u8>, entry: &Entry<V>) {
     bytes(out, entry.key.as_bytes());
     out.extend(entry.create_revision.to_le_bytes());
     out.extend(entry.version.to_le_bytes());
+    match &entry.expiry {
+        None => out.push(0),
+        Some(expiry) => {
+            out.push(EXPIRES);
+            out.extend(expiry.at_ms.to_le_bytes());
+            out.extend(expiry.ttl_ms.to_le_bytes());
+        }
+    }
     out.extend(entry.len.to_le_bytes());
     for piece in entry.value.stored() {
         out.extend(piece);

@@ -5,9 +5,10 @@ use std::io::Read;
 
 use bytes::Bytes;
 
+use crate::clock::Expiry;
 use crate::disk::Disk;
 use crate::frames::{Frames, Next};
-use crate::record::{Body, Header, Kind, Record, Row, Step, was_durable};
+use crate::record::{Body, FORMAT, Header, Kind, Record, Row, Step, was_durable};
 use crate::{Error, Revision};
 
 /// A live key as loaded, before the caller's value is made of it.
@@ -17,6 +18,7 @@ pub(crate) struct Loaded {
     pub create_revision: Revision,
     pub mod_revision: Revision,
     pub version: u64,
+    pub expiry: Option<Expiry>,
 }
 
 pub(crate) struct Recovered {
@@ -30,6 +32,8 @@ pub(crate) struct Recovered {
     pub closed: Vec<(u64, u64)>,
     /// First segment not covered by the checkpoint, and the length of its file.
     pub checkpoint: Option<(u64, u64)>,
+    /// Whether there are files of an older format.
+    pub outdated: bool,
     /// Files that are of no use any more.
     pub obsolete: Vec<String>,
 }
@@ -102,7 +106,7 @@ fn files(disk: &dyn Disk) -> Result<Files, Error> {
 /// Reads everything. Changes nothing on disk.
 pub(crate) fn recover(disk: &dyn Disk) -> Result<Recovered, Error> {
     let Files { checkpoint, segments, obsolete } = files(disk)?;
-    let mut load = Load { disk, entries: HashMap::new(), revision: 1, clean: true };
+    let mut load = Load { disk, entries: HashMap::new(), revision: 1, clean: true, outdated: false };
     let checkpoint = match checkpoint {
         Some(number) => Some((number, load.checkpoint(number)?)),
         None => None,
@@ -126,6 +130,7 @@ pub(crate) fn recover(disk: &dyn Disk) -> Result<Recovered, Error> {
         tail,
         closed: ends,
         checkpoint,
+        outdated: load.outdated,
         obsolete,
     })
 }
@@ -135,16 +140,24 @@ struct Load<'a> {
     entries: HashMap<Box<str>, Loaded>,
     revision: Revision,
     clean: bool,
+    outdated: bool,
 }
 
 type FileFrames = Frames<Box<dyn Read + Send>>;
 
 impl Load<'_> {
-    fn open(&self, name: &str, kind: Kind, number: u64) -> Result<(Header, FileFrames), Error> {
+    fn open(&mut self, name: &str, kind: Kind, number: u64) -> Result<(Header, FileFrames), Error> {
         let failed = |error| Error::io("read", self.disk.path(name), error);
         let mut frames = Frames::new(self.disk.read(name).map_err(failed)?);
         let header =
             Header::decode(frames.header().map_err(failed)?).map_err(|reason| self.damaged(name, 0, reason))?;
+        if header.format > FORMAT {
+            return Err(Error::NewerFormat { path: self.disk.path(name), found: header.format, newest: FORMAT });
+        }
+        if header.format == 0 {
+            return Err(self.damaged(name, 0, "there is no format 0"));
+        }
+        self.outdated |= header.format < FORMAT;
         if (header.kind, header.number) != (kind, number) {
             return Err(self.damaged(name, 0, "the header is that of another file"));
         }
@@ -155,7 +168,7 @@ impl Load<'_> {
     /// Returns the length of the file.
     fn checkpoint(&mut self, number: u64) -> Result<u64, Error> {
         let name = checkpoint_name(number);
-        let (_, mut frames) = self.open(&name, Kind::Checkpoint, number)?;
+        let (header, mut frames) = self.open(&name, Kind::Checkpoint, number)?;
         let mut footer = None;
         loop {
             let at = frames.offset();
@@ -166,7 +179,7 @@ impl Load<'_> {
                 Next::Broken(reason) => return Err(damaged(reason)),
                 Next::End => break,
             };
-            match Record::decode(payload).map_err(|reason| damaged(&reason))?.body {
+            match Record::decode(payload, header.format).map_err(|reason| damaged(&reason))?.body {
                 Body::Entries(rows) => rows.iter().for_each(|row| self.put(row)),
                 Body::Footer { count } => footer = Some(count),
                 _ => return Err(damaged("a record that has no place in a checkpoint")),
@@ -197,7 +210,7 @@ impl Load<'_> {
             }
             match frames.next().map_err(failed)? {
                 Next::Payload(payload) => {
-                    let applied = Record::decode(payload).and_then(|record| self.apply(record));
+                    let applied = Record::decode(payload, header.format).and_then(|record| self.apply(record));
                     applied.map_err(|reason| self.damaged(&name, at, reason))?;
                 }
                 Next::End if limit.is_none() => return Ok(at),
@@ -243,6 +256,7 @@ impl Load<'_> {
             create_revision: row.create_revision,
             mod_revision: row.mod_revision,
             version: row.version,
+            expiry: row.expiry,
         };
         match self.entries.get_mut(row.key) {
             Some(entry) => *entry = loaded,

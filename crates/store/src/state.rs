@@ -6,9 +6,10 @@
 //! 1. `index` holds exactly the live keys as of `revision`.
 //! 2. `history` holds every event with a revision in `(compacted, revision]`, in order; so any state from `compacted` on
 //!    can be had by undoing events.
-//! 3. A feed holds every event of `history` under its prefix that is newer than its floor.
+//! 3. `expiries` holds exactly the live keys that expire.
+//! 4. A feed holds every event of `history` under its prefix that is newer than its floor.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Instant;
@@ -29,6 +30,8 @@ pub(crate) struct State<V> {
     /// Bytes that only the history keeps alive.
     history_bytes: u64,
     live_bytes: u64,
+    /// Of the live keys that have one: when they expire, in milliseconds since the Unix epoch.
+    expiries: BTreeSet<(u64, Arc<str>)>,
     feeds: HashMap<Box<str>, Arc<Feed<V>>>,
     closed: bool,
 }
@@ -43,6 +46,7 @@ pub(crate) struct Visible<V> {
 impl<V> State<V> {
     pub(crate) fn new(entries: Vec<Arc<Entry<V>>>, revision: Revision) -> Self {
         let live_bytes = entries.iter().map(|entry| entry.size()).sum();
+        let expiries = entries.iter().filter_map(expiry).collect();
         State {
             index: entries.into_iter().map(|entry| (entry.key.clone(), entry)).collect(),
             revision,
@@ -51,6 +55,7 @@ impl<V> State<V> {
             marks: VecDeque::new(),
             history_bytes: 0,
             live_bytes,
+            expiries,
             feeds: HashMap::new(),
             closed: false,
         }
@@ -58,6 +63,23 @@ impl<V> State<V> {
 
     pub(crate) fn revision(&self) -> Revision {
         self.revision
+    }
+
+    /// The newest moment that a live key was written at as far as is known, in milliseconds since the Unix epoch.
+    pub(crate) fn newest_ms(&self) -> u64 {
+        let written = |entry: &Arc<Entry<V>>| entry.expiry.as_ref().map(|expiry| expiry.written_ms());
+        self.index.values().filter_map(written).max().unwrap_or(0)
+    }
+
+    /// When the first key expires, in milliseconds since the Unix epoch.
+    pub(crate) fn next_key_expiry(&self) -> Option<u64> {
+        self.expiries.first().map(|(at_ms, _)| *at_ms)
+    }
+
+    /// Up to `limit` live keys that expire until `now_ms`, oldest first.
+    pub(crate) fn expired_keys(&self, now_ms: u64, limit: usize) -> Vec<Arc<str>> {
+        let due = self.expiries.iter().take_while(|(at_ms, _)| *at_ms <= now_ms);
+        due.take(limit).map(|(_, key)| key.clone()).collect()
     }
 
     pub(crate) fn live_bytes(&self) -> u64 {
@@ -132,9 +154,14 @@ impl<V> State<V> {
             self.marks.push_back((now, visible.revision));
         }
         for event in visible.events {
+            // First, since a put may set the same moment again.
+            if let Some(gone) = event.previous.as_ref().and_then(expiry) {
+                self.expiries.remove(&gone);
+            }
             match &event.change {
                 Change::Put(entry) => {
                     self.live_bytes += entry.size();
+                    self.expiries.extend(expiry(entry));
                     self.index.insert(entry.key.clone(), entry.clone());
                 }
                 Change::Delete(tombstone) => {
@@ -275,6 +302,10 @@ fn undo<'a, V>(
             let Some((key, _)) = past.peek() else { return live.next() };
             match live.peek() {
                 Some(entry) if (*entry.key).cmp(key).is_lt() => return live.next(),
+fn expiry<V>(entry: &Arc<Entry<V>>) -> Option<(u64, Arc<str>)> {
+    entry.expiry.as_ref().map(|expiry| (expiry.at_ms, entry.key.clone()))
+}
+
                 Some(entry) if *entry.key == **key => _ = live.next(),
                 _ => {}
             }

@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::oneshot;
 
+use crate::clock::{self, Clock};
 use crate::disk::{Directory, Disk};
 use crate::engine::{Engine, Request};
 use crate::inbox::Inbox;
@@ -45,18 +46,24 @@ impl<V: Value> Store<V> {
         let mut recovered = recover(&*disk)?;
         let (log, revision) = Log::open(disk.clone(), &recovered, &options)?;
         let entries = entries(std::mem::take(&mut recovered.entries));
-        Ok(Self::start(State::new(entries, revision), options, Some((disk, log))))
+        Ok(Self::start(State::new(entries, revision), options, Some((disk, log)), system_ms))
     }
 
     /// A store that is gone with its last handle.
     pub fn in_memory(options: Options) -> Self {
-        Self::start(State::new(Vec::new(), 1), options, None)
+        Self::start(State::new(Vec::new(), 1), options, None, clock::system_ms())
     }
 
-    fn start(state: State<V>, options: Options, disk: Option<(Arc<dyn Disk>, Log)>) -> Self {
+        Self::open_disk_at(disk, options, clock::system_ms())
+    }
+
+    /// With what the system's clock says, in milliseconds since the Unix epoch.
+    pub(crate) fn open_disk_at(disk: Arc<dyn Disk>, options: Options, system_ms: u64) -> Result<Self, Error> {
+    fn start(state: State<V>, options: Options, disk: Option<(Arc<dyn Disk>, Log)>, system_ms: u64) -> Self {
+        let clock = Clock::starting(system_ms, state.newest_ms());
         let state = Arc::new(RwLock::new(state));
         let inbox = Arc::new(Inbox::new(options.queue));
-        let engine = Engine::new(state.clone(), inbox.clone(), options, disk);
+        let engine = Engine::new(state.clone(), inbox.clone(), options, disk, clock);
         let thread = std::thread::Builder::new()
             .name("store-commit".to_owned())
             .spawn(move || engine.run())
@@ -162,3 +169,4 @@ fn entries<V: Value>(loaded: HashMap<Box<str>, Loaded>) -> Vec<Arc<Entry<V>>> {
             .collect()
     })
 }
+            expiry: loaded.expiry.map(Box::new),

@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
 use crate::Revision;
+use crate::clock::Expiry;
 
 /// One committed version of a key. Immutable and shared by the index, the history and every reader.
 pub struct Entry<V> {
@@ -21,9 +22,16 @@ pub struct Entry<V> {
     pub mod_revision: Revision,
     /// Number of writes since the key came into being, starting at 1.
     pub version: u64,
+    /// Boxed, since few keys have one.
+    pub(crate) expiry: Option<Box<Expiry>>,
 }
 
 impl<V> Entry<V> {
+    /// When the key goes away by itself, by the clock of the wall.
+    pub fn expires(&self) -> Option<SystemTime> {
+        self.expiry.as_ref().map(|expiry| expiry.at())
+    }
+
     /// What the entry counts towards the quota, in bytes.
     pub(crate) fn size(&self) -> u64 {
         self.key.len() as u64 + u64::from(self.len)
@@ -111,11 +119,12 @@ pub enum Op {
     Put {
         key: String,
         value: Bytes,
+        /// How long until the key is deleted by itself, give or take [`Options::expiry_slack`]; none is for ever. Each put sets it
+        /// anew.
+        ttl: Option<Duration>,
     },
     /// Deleting an absent key is no change.
-    Delete {
-        key: String,
-    },
+    Delete { key: String },
 }
 
 impl Op {
@@ -203,6 +212,8 @@ pub struct Options {
     pub history_events: usize,
     /// … and at most this many bytes of superseded values.
     pub history_bytes: u64,
+    /// How late keys may be deleted whose time is over, so that many of them go in one write.
+    pub expiry_slack: Duration,
     /// Transactions that wait for the commit thread; more wait in [`crate::Store::commit`].
     pub queue: usize,
     /// A log segment is closed beyond this size, in bytes.
@@ -219,6 +230,7 @@ impl Default for Options {
             history_age: Duration::from_secs(300),
             history_events: 100_000,
             history_bytes: 64 << 20,
+            expiry_slack: Duration::from_millis(500),
             queue: 4096,
             segment_bytes: 64 << 20,
             garbage_bytes: 16 << 20,

@@ -45,7 +45,7 @@ fn child() {
                 for number in 0.. {
                     let durability = if number % 3 == 0 { Durability::Relaxed } else { Durability::Synced };
                     let value = Bytes::from(format!("{number}:{}", "x".repeat(200)));
-                    let ops = vec![Op::Put { key: format!("/{writer}"), value }];
+                    let ops = vec![Op::Put { key: format!("/{writer}"), value, ttl: None }];
                     store.commit(Txn { ops, durability, ..Txn::default() }).await.unwrap();
                     writeln!(std::io::stdout(), "committed {writer} {number} {}", store.revision()).unwrap();
                 }

@@ -12,9 +12,9 @@ use super::sim::SimDisk;
 use super::{Text, block_on, commit, delete, put, relaxed, tiny, txn};
 use crate::{Durability, Error, Op, Options, Range, Revision, Store, Txn};
 
-type Contents = BTreeMap<String, String>;
+pub(super) type Contents = BTreeMap<String, String>;
 
-fn contents(store: &Store<Text>) -> Contents {
+pub(super) fn contents(store: &Store<Text>) -> Contents {
     let listing = store.range(&Range::prefix("")).unwrap();
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     listing.entries.iter().map(|entry| (entry.key.to_string(), text(&entry.value.bytes))).collect()
@@ -24,14 +24,14 @@ fn apply(contents: &Contents, ops: &[Op]) -> Contents {
     let mut contents = contents.clone();
     for op in ops {
         match op {
-            Op::Put { key, value } => _ = contents.insert(key.clone(), String::from_utf8(value.to_vec()).unwrap()),
+            Op::Put { key, value, .. } => _ = contents.insert(key.clone(), String::from_utf8(value.to_vec()).unwrap()),
             Op::Delete { key } => _ = contents.remove(key),
         }
     }
     contents
 }
 
-fn random_txn(rng: &mut StdRng) -> Txn {
+pub(super) fn random_txn(rng: &mut StdRng) -> Txn {
     let mut ops: Vec<Op> = Vec::new();
     for _ in 0..rng.random_range(1..4) {
         let key = format!("/k/{}", rng.random_range(0..6));
@@ -49,7 +49,7 @@ fn random_txn(rng: &mut StdRng) -> Txn {
 }
 
 /// What may be found after a restart.
-struct Expected {
+pub(super) struct Expected {
     /// The contents after each acknowledged transaction since the last sync; the last is the newest.
     acknowledged: Vec<Contents>,
     /// Transactions refused since the newest was acknowledged: the disk may have got one of them nevertheless.
@@ -58,7 +58,16 @@ struct Expected {
 }
 
 impl Expected {
-    fn commit(&mut self, store: &Store<Text>, txn: Txn) {
+    /// Of an empty store.
+    pub(super) fn new() -> Self {
+        Expected { acknowledged: vec![Contents::new()], refused: Vec::new(), newest_revision: 1 }
+    }
+
+    pub(super) fn newest(&self) -> &Contents {
+        self.acknowledged.last().expect("there is at least the first")
+    }
+
+    pub(super) fn commit(&mut self, store: &Store<Text>, txn: Txn) {
         let (ops, durability) = (txn.ops.clone(), txn.durability);
         let after = apply(self.acknowledged.last().unwrap(), &ops);
         match commit(store, txn) {
@@ -82,7 +91,7 @@ impl Expected {
         }
     }
 
-    fn check(&mut self, store: &Store<Text>, power_lost: bool) {
+    pub(super) fn check(&mut self, store: &Store<Text>, power_lost: bool) {
         let found = contents(store);
         let newest = self.acknowledged.last().unwrap();
         let kept = if power_lost { self.acknowledged.contains(&found) } else { found == *newest };
@@ -105,7 +114,7 @@ fn random_faults(rng: &mut StdRng) -> Vec<Option<ErrorKind>> {
 fn run(seed: u64) {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut disk = SimDisk::default();
-    let mut expected = Expected { acknowledged: vec![Contents::new()], refused: Vec::new(), newest_revision: 1 };
+    let mut expected = Expected::new();
     for _ in 0..6 {
         let store = Store::open_disk(Arc::new(disk.clone()), tiny()).unwrap();
         expected.newest_revision = expected.newest_revision.max(store.revision());
@@ -140,12 +149,7 @@ fn run(seed: u64) {
 
 #[test]
 fn nothing_acknowledged_is_lost() {
-    for seed in 0..300 {
-        if let Err(panic) = std::panic::catch_unwind(|| run(seed)) {
-            eprintln!("seed {seed}");
-            std::panic::resume_unwind(panic);
-        }
-    }
+    histories::rounds::each("crash: random histories", 300, run);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod crash;
 mod damage;
+mod expiry;
 mod model;
 mod sim;
 mod watching;
@@ -35,7 +36,7 @@ impl Value for Text {
 }
 
 pub(crate) fn put(key: &str, value: &str) -> Op {
-    Op::Put { key: key.to_owned(), value: Bytes::copy_from_slice(value.as_bytes()) }
+    Op::Put { key: key.to_owned(), value: Bytes::copy_from_slice(value.as_bytes()), ttl: None }
 }
 
 pub(crate) fn delete(key: &str) -> Op {
