@@ -44,7 +44,7 @@ pub struct Load {
     pub seed: u64,
     pub clients: usize,
     pub keys: usize,
-    /// By each client, at least; they go on as long as there are faults.
+    /// By each client, at least; they go on slowly as long as there are faults.
     pub calls: usize,
     /// Besides the witness.
     pub watchers: usize,
@@ -62,7 +62,7 @@ impl Default for Load {
 
 /// The key that is written after all others.
 const END: &str = "end";
-/// After a call without an answer.
+/// After a call without an answer, and by clients that have done their part.
 const PAUSE: Duration = Duration::from_millis(3);
 /// Among so many of a stream's newest notes is the last write's event, if it came.
 const NEWEST: usize = 500;
@@ -187,6 +187,9 @@ async fn work<S: Subject>(shared: Arc<Shared<S>>, client: usize) -> (Vec<Call>, 
     let (mut calls, mut listings) = (Vec::new(), Vec::<Listing>::new());
     let mut known = Known::new();
     while calls.len() < load.calls || !shared.calm.load(Ordering::Relaxed) {
+        if calls.len() >= load.calls {
+            tokio::time::sleep(PAUSE).await;
+        }
         if rng.random_ratio(1, 20) {
             let at = listings.last().filter(|_| rng.random_ratio(1, 3)).map(|listing| listing.revision);
             match shared.list(at).await {

@@ -25,6 +25,8 @@ struct Ring<V> {
     events: VecDeque<Arc<Event<V>>>,
     /// Complete for events after this revision.
     floor: Revision,
+    /// Transactions up to this revision are here whole; of a later one some events may still be on their way.
+    whole: Revision,
     /// Whether a push has already asked for the watchers to be woken.
     waking: bool,
     closed: bool,
@@ -32,7 +34,7 @@ struct Ring<V> {
 
 impl<V> Feed<V> {
     pub(crate) fn new(floor: Revision) -> Self {
-        let ring = Ring { events: VecDeque::new(), floor, waking: false, closed: false };
+        let ring = Ring { events: VecDeque::new(), floor, whole: floor, waking: false, closed: false };
         Feed { ring: Mutex::new(ring), wake: Notify::new() }
     }
 
@@ -40,7 +42,7 @@ impl<V> Feed<V> {
         self.ring.lock().floor
     }
 
-    /// Appends; returns whether the caller must call [`Feed::wake`] later.
+    /// Appends; returns whether the caller must call [`Feed::wake`] when the transaction is here whole. Until then no watcher sees it.
     pub(crate) fn push(&self, event: Arc<Event<V>>) -> bool {
         let mut ring = self.ring.lock();
         ring.events.push_back(event);
@@ -48,7 +50,10 @@ impl<V> Feed<V> {
     }
 
     pub(crate) fn wake(&self) {
-        self.ring.lock().waking = false;
+        let mut ring = self.ring.lock();
+        ring.waking = false;
+        ring.whole = ring.events.back().map_or(ring.whole, |newest| newest.revision);
+        drop(ring);
         self.wake.notify_waiters();
     }
 
@@ -130,7 +135,7 @@ impl<V> Watcher<V> {
             let start = ring.events.partition_point(|event| event.revision <= self.cursor);
             let mut seen = 0;
             for event in ring.events.range(start..) {
-                if seen >= BATCH && event.revision != self.cursor {
+                if event.revision > ring.whole || seen >= BATCH && event.revision != self.cursor {
                     break;
                 }
                 seen += 1;

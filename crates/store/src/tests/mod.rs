@@ -3,7 +3,10 @@
 mod crash;
 mod damage;
 mod expiry;
+mod faults;
+mod linear;
 mod model;
+mod robustness;
 mod sim;
 mod watching;
 

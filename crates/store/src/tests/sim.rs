@@ -52,6 +52,12 @@ struct Platter {
     pending_names: VecDeque<NameChange>,
     /// One per operation that changes something: whether it fails. Empty: none does.
     faults: VecDeque<Option<io::ErrorKind>>,
+    /// The same for reads.
+    read_faults: VecDeque<Option<io::ErrorKind>>,
+    /// How many operations have changed something, or tried to.
+    operations: usize,
+    /// Off from this one on.
+    crash_at: Option<usize>,
     off: bool,
     syncs: usize,
     sync_time: Duration,
@@ -59,6 +65,8 @@ struct Platter {
 
 impl Platter {
     fn check(&mut self) -> io::Result<()> {
+        self.off |= self.crash_at.is_some_and(|at| self.operations >= at);
+        self.operations += 1;
         if self.off {
             return Err(io::Error::other("powered off"));
         }
@@ -138,6 +146,25 @@ impl SimDisk {
         self.0.lock().faults = faults.into_iter().collect();
     }
 
+    pub(crate) fn set_read_faults(&self, faults: impl IntoIterator<Item = Option<io::ErrorKind>>) {
+        self.0.lock().read_faults = faults.into_iter().collect();
+    }
+
+    /// The machine stops after so many more operations that change something; the next one does nothing.
+    pub(crate) fn crash_after(&self, operations: usize) {
+        let mut platter = self.0.lock();
+        platter.crash_at = Some(platter.operations + operations);
+    }
+
+    /// How many operations have changed something, or tried to.
+    pub(crate) fn operations(&self) -> usize {
+        self.0.lock().operations
+    }
+
+    fn check_read(&self) -> io::Result<()> {
+        self.0.lock().read_faults.pop_front().flatten().map_or(Ok(()), |kind| Err(kind.into()))
+    }
+
     pub(crate) fn set_sync_time(&self, time: Duration) {
         self.0.lock().sync_time = time;
     }
@@ -157,12 +184,15 @@ impl Disk for SimDisk {
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
+        self.check_read()?;
         Ok(self.0.lock().names.keys().cloned().collect())
     }
 
     fn read(&self, name: &str) -> io::Result<Box<dyn Read + Send>> {
+        self.check_read()?;
         let inode = self.inode(name)?;
-        Ok(Box::new(Cursor::new(self.0.lock().inodes[inode].current.clone())))
+        let content = Cursor::new(self.0.lock().inodes[inode].current.clone());
+        Ok(Box::new(SimReader { disk: self.clone(), content }))
     }
 
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
@@ -201,6 +231,18 @@ impl Disk for SimDisk {
         platter.durable_names = platter.names.clone();
         platter.pending_names.clear();
         Ok(())
+    }
+}
+
+struct SimReader {
+    disk: SimDisk,
+    content: Cursor<Vec<u8>>,
+}
+
+impl Read for SimReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.disk.check_read()?;
+        self.content.read(buffer)
     }
 }
 
