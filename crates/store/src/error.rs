@@ -34,6 +34,27 @@ pub enum Error {
     NewerFormat { path: PathBuf, found: u32, newest: u32 },
     #[error("the store is closed")]
     Closed,
+    /// What the caller gave cannot be used.
+    #[error("{reason}")]
+    Configuration { reason: String },
+    /// Of a transaction: it did not happen.
+    #[error("the data store cannot be reached: {reason}")]
+    Unavailable { reason: String },
+    /// Of a transaction: it may have happened, or may still.
+    #[error("the data store did not say whether the transaction happened: {reason}")]
+    Uncertain { reason: String },
+    /// The cluster takes no writes until it has been given space; reads go on.
+    #[error("the data store is full: {reason}")]
+    DatastoreFull { reason: String },
+    /// More bytes or operations than the cluster takes in one transaction.
+    #[error("the data store does not take so much at once: {reason}")]
+    RequestTooLarge { reason: String },
+    /// Any other answer that a repetition would not change.
+    #[error("the data store answered: {reason}")]
+    Datastore { reason: String },
+    /// The cluster is not the one that it was. Only a new start helps.
+    #[error("the data store is refused: {reason}")]
+    Refused { reason: String },
 }
 
 impl Error {

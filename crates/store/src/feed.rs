@@ -75,6 +75,16 @@ impl<V> Feed<V> {
         }
     }
 
+    /// What happened up to `floor` is not known: who has not seen all of it has fallen behind.
+    pub(crate) fn reset(&self, floor: Revision) {
+        let mut ring = self.ring.lock();
+        ring.events.clear();
+        ring.floor = floor;
+        ring.whole = ring.whole.max(floor);
+        drop(ring);
+        self.wake.notify_waiters();
+    }
+
     pub(crate) fn close(&self) {
         self.ring.lock().closed = true;
         self.wake.notify_waiters();

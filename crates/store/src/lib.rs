@@ -56,8 +56,10 @@ mod clock;
 mod disk;
 mod engine;
 mod error;
+pub mod etcd;
 mod feed;
 mod frames;
+mod import;
 mod inbox;
 mod log;
 mod plan;
@@ -71,6 +73,7 @@ mod types;
 
 pub use error::Error;
 pub use feed::Watcher;
+pub use import::import;
 pub use store::Store;
 pub use types::{
     Change, Compare, Durability, Entry, Event, Expect, Listing, Op, Options, Outcome, Range, Txn, prefix_end,

@@ -275,6 +275,24 @@ impl<V> State<V> {
         Some(event)
     }
 
+    /// Starts anew with the state of a later revision, of which it is not known how it came about. Returns what there was, to be
+    /// dropped without the lock.
+    pub(crate) fn reset(&mut self, entries: Vec<Arc<Entry<V>>>, revision: Revision) -> Self {
+        let mut fresh = State::new(entries, revision);
+        fresh.feeds = std::mem::take(&mut self.feeds);
+        fresh.closed = self.closed;
+        for feed in fresh.feeds.values() {
+            feed.reset(revision);
+        }
+        std::mem::replace(self, fresh)
+    }
+
+    /// The retained events of one revision.
+    pub(crate) fn events_of(&self, revision: Revision) -> impl Iterator<Item = &Arc<Event<V>>> {
+        let from = self.position_after(revision.saturating_sub(1));
+        self.history.range(from..).take_while(move |event| event.revision == revision)
+    }
+
     /// Ends all watches.
     pub(crate) fn close(&mut self) {
         self.closed = true;

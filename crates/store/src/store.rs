@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use crate::clock::{self, Clock};
 use crate::disk::{Directory, Disk};
 use crate::engine::{Engine, Request};
+use crate::etcd::{self, Etcd};
 use crate::inbox::Inbox;
 use crate::log::Log;
 use crate::recovery::{Loaded, recover};
@@ -30,6 +31,16 @@ impl<V: Value> Clone for Store<V> {
 
 struct Handle<V: Value> {
     state: Arc<RwLock<State<V>>>,
+    backend: Backend<V>,
+}
+
+/// Where transactions go; what they did comes back into the state.
+enum Backend<V: Value> {
+    Embedded(Embedded<V>),
+    Etcd(Etcd<V>),
+}
+
+struct Embedded<V: Value> {
     inbox: Arc<Inbox<Request<V>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -43,6 +54,11 @@ impl<V: Value> Store<V> {
     }
 
     pub(crate) fn open_disk(disk: Arc<dyn Disk>, options: Options) -> Result<Self, Error> {
+        Self::open_disk_at(disk, options, clock::system_ms())
+    }
+
+    /// With what the system's clock says, in milliseconds since the Unix epoch.
+    pub(crate) fn open_disk_at(disk: Arc<dyn Disk>, options: Options, system_ms: u64) -> Result<Self, Error> {
         let mut recovered = recover(&*disk)?;
         let (log, revision) = Log::open(disk.clone(), &recovered, &options)?;
         let entries = entries(std::mem::take(&mut recovered.entries));
@@ -54,11 +70,6 @@ impl<V: Value> Store<V> {
         Self::start(State::new(Vec::new(), 1), options, None, clock::system_ms())
     }
 
-        Self::open_disk_at(disk, options, clock::system_ms())
-    }
-
-    /// With what the system's clock says, in milliseconds since the Unix epoch.
-    pub(crate) fn open_disk_at(disk: Arc<dyn Disk>, options: Options, system_ms: u64) -> Result<Self, Error> {
     fn start(state: State<V>, options: Options, disk: Option<(Arc<dyn Disk>, Log)>, system_ms: u64) -> Self {
         let clock = Clock::starting(system_ms, state.newest_ms());
         let state = Arc::new(RwLock::new(state));
@@ -68,7 +79,30 @@ impl<V: Value> Store<V> {
             .name("store-commit".to_owned())
             .spawn(move || engine.run())
             .expect("the process can start a thread");
-        Store { handle: Arc::new(Handle { state, inbox, thread: Mutex::new(Some(thread)) }) }
+        let backend = Backend::Embedded(Embedded { inbox, thread: Mutex::new(Some(thread)) });
+        Store { handle: Arc::new(Handle { state, backend }) }
+    }
+
+    /// Opens the store on an etcd cluster: loads what is below the configured prefix, and follows it. The tasks that do so run on the
+    /// caller's tokio runtime, until the last handle is gone.
+    pub async fn open_etcd(config: etcd::Config, options: Options) -> Result<Self, Error> {
+        let etcd = Etcd::open(config, options).await?;
+        Ok(Store { handle: Arc::new(Handle { state: etcd.state().clone(), backend: Backend::Etcd(etcd) }) })
+    }
+
+    /// Returns when what was acknowledged to anybody, in whatever process, before this was called, is visible here. At once where this
+    /// process is the only one that writes.
+    ///
+    /// Fails with [`Error::Unavailable`] if no majority of the cluster can be reached in time.
+    pub async fn barrier(&self) -> Result<(), Error> {
+        match &self.handle.backend {
+            Backend::Embedded(_) => Ok(()),
+            Backend::Etcd(etcd) => etcd.barrier().await,
+        }
+    }
+
+    pub(crate) fn state(&self) -> &Arc<RwLock<State<V>>> {
+        &self.handle.state
     }
 
     /// The newest visible revision.
@@ -90,9 +124,16 @@ impl<V: Value> Store<V> {
     ///
     /// One revision per transaction that changes anything. If the future is dropped, the transaction happens or not; a
     /// failure of the disk likewise leaves open whether a restart will show it, but until then it is not visible.
+    ///
+    /// On etcd every transaction is as durable as a majority of its members; [`Error::Uncertain`] says that it is not known whether it
+    /// happened, all other errors that it did not.
     pub async fn commit(&self, txn: Txn) -> Result<Outcome<V>, Error> {
+        let embedded = match &self.handle.backend {
+            Backend::Embedded(embedded) => embedded,
+            Backend::Etcd(etcd) => return etcd.commit(txn).await,
+        };
         let (reply, outcome) = oneshot::channel();
-        self.handle.inbox.send(Request::Commit { txn, reply }).await?;
+        embedded.inbox.send(Request::Commit { txn, reply }).await?;
         outcome.await.map_err(|_| Error::Closed)?
     }
 
@@ -110,7 +151,7 @@ impl<V: Value> Store<V> {
     }
 
     /// Forgets the history up to and with `revision`: older reads and watches fail from now on. Space on disk is
-    /// reclaimed by itself.
+    /// reclaimed by itself. On etcd this is the history in this process.
     pub fn compact(&self, revision: Revision) -> Result<(), Error> {
         let dropped = self.handle.state.write().compact_to(revision)?;
         drop(dropped);
@@ -121,6 +162,9 @@ impl<V: Value> Store<V> {
     /// [`Error::Closed`]; reads still work.
     pub async fn shutdown(&self) {
         let handle = self.handle.clone();
+        if let Backend::Etcd(etcd) = &handle.backend {
+            return etcd.shutdown().await;
+        }
         // The join blocks for the time of one sync.
         let _ = tokio::task::spawn_blocking(move || handle.close()).await;
     }
@@ -128,8 +172,10 @@ impl<V: Value> Store<V> {
 
 impl<V: Value> Handle<V> {
     fn close(&self) {
-        self.inbox.close();
-        if let Some(thread) = self.thread.lock().take()
+        // The other ends with its own value.
+        let Backend::Embedded(embedded) = &self.backend else { return };
+        embedded.inbox.close();
+        if let Some(thread) = embedded.thread.lock().take()
             && thread.join().is_err()
         {
             tracing::error!("the store's commit thread panicked");
@@ -144,7 +190,7 @@ impl<V: Value> Drop for Handle<V> {
 }
 
 /// Makes the values of what was loaded, on all processors.
-fn entries<V: Value>(loaded: HashMap<Box<str>, Loaded>) -> Vec<Arc<Entry<V>>> {
+pub(crate) fn entries<V: Value>(loaded: HashMap<Box<str>, Loaded>) -> Vec<Arc<Entry<V>>> {
     let mut loaded: Vec<_> = loaded.into_iter().collect();
     // In key order, the index is built without searching.
     loaded.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
@@ -158,6 +204,7 @@ fn entries<V: Value>(loaded: HashMap<Box<str>, Loaded>) -> Vec<Arc<Entry<V>>> {
             create_revision: loaded.create_revision,
             mod_revision: loaded.mod_revision,
             version: loaded.version,
+            expiry: loaded.expiry.map(Box::new),
         })
     };
     std::thread::scope(|scope| {
@@ -169,4 +216,3 @@ fn entries<V: Value>(loaded: HashMap<Box<str>, Loaded>) -> Vec<Arc<Entry<V>>> {
             .collect()
     })
 }
-            expiry: loaded.expiry.map(Box::new),
