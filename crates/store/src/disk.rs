@@ -41,6 +41,15 @@ pub(crate) struct Directory {
 }
 
 impl Directory {
+    /// Takes the lock of a directory that is there.
+    pub(crate) fn lock_existing(path: &Path) -> Result<Self, Error> {
+        match std::fs::metadata(path) {
+            Ok(found) if found.is_dir() => Self::lock(path),
+            Ok(_) => Err(Error::io("open", path, io::ErrorKind::NotADirectory.into())),
+            Err(error) => Err(Error::io("open", path, error)),
+        }
+    }
+
     /// Makes the directory if need be and takes its lock.
     pub(crate) fn lock(path: &Path) -> Result<Self, Error> {
         let make = |path: &Path| std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);

@@ -65,6 +65,7 @@ mod log;
 mod plan;
 mod record;
 mod recovery;
+pub mod snapshot;
 mod state;
 mod store;
 #[cfg(test)]

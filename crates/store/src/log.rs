@@ -264,7 +264,7 @@ fn open_tail(disk: &dyn Disk, number: u64, len: u64) -> Result<Box<dyn DiskFile>
 pub(crate) fn create(disk: &dyn Disk, kind: Kind, bytes: &[u8], number: u64) -> Result<Box<dyn DiskFile>, Error> {
     let name = match kind {
         Kind::Segment => segment_name(number),
-        Kind::Checkpoint => checkpoint_name(number),
+        Kind::Checkpoint | Kind::Snapshot => checkpoint_name(number),
     };
     let temporary = format!("{name}.tmp");
     let steps = || {

@@ -9,8 +9,9 @@
 //! transaction tag 1: count u32 · count × op
 //! advance     tag 2: nothing; the revision is now this one
 //! clean       tag 3: nothing; the store was shut down here
-//! entries     tag 4: count u32 · count × (mod_revision u64 · put)          checkpoints only
-//! footer      tag 5: count u64 (of all entries)                            checkpoints only
+//! entries     tag 4: count u32 · count × (mod_revision u64 · put)          checkpoints and snapshots only
+//! footer      tag 5: count u64 (of all entries)                            checkpoints and snapshots only
+//! taken       tag 6: when, u64, in milliseconds since the Unix epoch            snapshots only
 //! op          1 u8 · put  |  2 u8 · key
 //! put         key · create_revision u64 · version u64 · flags u8 [· expiry] · value_len u32 · value
 //! expiry      if flag 1: at u64 · ttl u64, in milliseconds, `at` since the Unix epoch
@@ -48,6 +49,8 @@ const EXPIRES: u8 = 1;
 pub(crate) enum Kind {
     Segment = 1,
     Checkpoint = 2,
+    /// Of no store: see `snapshot.rs`.
+    Snapshot = 3,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +92,7 @@ impl Header {
         let kind = match input.u32()? {
             1 => Kind::Segment,
             2 => Kind::Checkpoint,
+            3 => Kind::Snapshot,
             other => return Err(format!("unknown kind of file {other}")),
         };
         let (number, previous_len, revision) = (input.u64()?, input.u64()?, input.u64()?);
@@ -116,6 +120,7 @@ pub(crate) enum Body<'a> {
     Clean,
     Entries(Vec<Row<'a>>),
     Footer { count: u64 },
+    Taken { at_ms: u64 },
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -155,6 +160,7 @@ impl<'a> Record<'a> {
                 Body::Entries((0..count).map(|_| row()).collect::<Result<_, _>>()?)
             }
             5 => Body::Footer { count: input.u64()? },
+            6 => Body::Taken { at_ms: input.u64()? },
             other => return Err(format!("unknown kind of record {other}")),
         };
         if !input.0.is_empty() {
@@ -262,6 +268,10 @@ impl Writer<'_> {
         self.frame(revision, 5, |out| out.extend(count.to_le_bytes()));
     }
 
+    pub(crate) fn taken(&mut self, revision: Revision, at_ms: u64) {
+        self.frame(revision, 6, |out| out.extend(at_ms.to_le_bytes()));
+    }
+
     fn frame(&mut self, revision: Revision, tag: u8, body: impl FnOnce(&mut Vec<u8>)) {
         let start = self.out.len();
         self.out.extend([0; FRAME_LEN]);
@@ -269,6 +279,15 @@ impl Writer<'_> {
         self.out.extend(revision.to_le_bytes());
         self.out.push(tag);
         body(self.out);
+        seal(&mut self.out[start..], self.salt);
+    }
+
+    /// Appends a frame with a payload that was read from another file.
+    pub(crate) fn copy(&mut self, payload: &[u8]) {
+        let start = self.out.len();
+        self.out.extend([0; FRAME_LEN]);
+        self.out.extend(self.synced.to_le_bytes());
+        self.out.extend(&payload[8..]);
         seal(&mut self.out[start..], self.salt);
     }
 

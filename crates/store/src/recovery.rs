@@ -231,7 +231,9 @@ impl Load<'_> {
             Body::Transaction(_) => record.revision == self.revision + 1,
             Body::Advance => record.revision > self.revision,
             Body::Clean => record.revision == self.revision,
-            Body::Entries(_) | Body::Footer { .. } => return Err("a record that has no place in a segment".to_owned()),
+            Body::Entries(_) | Body::Footer { .. } | Body::Taken { .. } => {
+                return Err("a record that has no place in a segment".to_owned());
+            }
         };
         if !expected {
             return Err(format!("revision {} after {}", record.revision, self.revision));

@@ -133,6 +133,12 @@ impl<V> State<V> {
         past
     }
 
+    /// What happened after `revision`, and the newest revision; none if that is not known any more.
+    pub(crate) fn changed_after(&self, revision: Revision) -> Option<(Revision, Vec<Arc<Event<V>>>)> {
+        let known = self.check_readable(revision).is_ok();
+        known.then(|| (self.revision, self.history.range(self.position_after(revision)..).cloned().collect()))
+    }
+
     fn position_after(&self, revision: Revision) -> usize {
         self.history.partition_point(|event| event.revision <= revision)
     }
@@ -302,6 +308,10 @@ impl<V> State<V> {
     }
 }
 
+fn expiry<V>(entry: &Arc<Entry<V>>) -> Option<(u64, Arc<str>)> {
+    entry.expiry.as_ref().map(|expiry| (expiry.at_ms, entry.key.clone()))
+}
+
 /// Takes up to `limit` entries and counts the rest.
 fn fill<'a, V: 'a>(listing: &mut Listing<V>, limit: usize, mut entries: impl Iterator<Item = &'a Arc<Entry<V>>>) {
     listing.entries.extend(entries.by_ref().take(limit).cloned());
@@ -320,10 +330,6 @@ fn undo<'a, V>(
             let Some((key, _)) = past.peek() else { return live.next() };
             match live.peek() {
                 Some(entry) if (*entry.key).cmp(key).is_lt() => return live.next(),
-fn expiry<V>(entry: &Arc<Entry<V>>) -> Option<(u64, Arc<str>)> {
-    entry.expiry.as_ref().map(|expiry| (expiry.at_ms, entry.key.clone()))
-}
-
                 Some(entry) if *entry.key == **key => _ = live.next(),
                 _ => {}
             }
