@@ -108,6 +108,12 @@ fn descriptor(text: &str) -> Result<Times, String> {
     fields(whole).map(Times::Fields)
 }
 
+/// A Go duration (`1h30m`, `1.5s`, `0`) as flags have them; refuses what is negative.
+pub fn duration(text: &str) -> Result<std::time::Duration, String> {
+    let nanos = duration_nanos(text)?;
+    u64::try_from(nanos).map(std::time::Duration::from_nanos).map_err(|_| format!("{text:?} is negative"))
+}
+
 /// A Go duration (`1h30m`, `1.5s`) in nanoseconds.
 fn duration_nanos(text: &str) -> Result<i128, String> {
     const UNITS: [(&str, f64); 8] =

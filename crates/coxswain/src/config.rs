@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
@@ -81,6 +82,9 @@ pub struct ServerArgs {
     /// Secret with which agents join [default: made at first start; <data-dir>/node-token has it in the form that agents want]
     #[arg(long, env = "COXSWAIN_TOKEN", hide_env_values = true)]
     token: Option<String>,
+    /// How long events are kept after their last write, such as `30m`; 0 is for ever
+    #[arg(long, default_value = "1h", value_parser = duration, value_name = "DURATION")]
+    event_ttl: Duration,
     /// Further name or address for the server's certificate; may be repeated
     #[arg(long, value_delimiter = ',')]
     tls_san: Vec<String>,
@@ -144,6 +148,8 @@ pub struct Server {
     pub disabled: Vec<String>,
     pub token: Option<String>,
     pub tls_san: Vec<String>,
+    /// How long events are kept; none is for ever.
+    pub event_ttl: Option<Duration>,
 }
 
 /// An agent's settings, checked and complete.
@@ -153,6 +159,10 @@ pub struct Agent {
     /// `https://host:port`
     pub server: String,
     pub token: Option<String>,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    apimachinery::cron::duration(text)
 }
 
 impl Host {
@@ -198,6 +208,7 @@ impl Server {
             service_ip: Ipv4Addr::from(u32::from(base) + 1),
             in_memory,
             kubeconfig: args.write_kubeconfig.unwrap_or_else(|| host.data_dir.join("kubeconfig.yaml")),
+            event_ttl: (!args.event_ttl.is_zero()).then_some(args.event_ttl),
             agent: !args.disable_agent,
             disabled: args.disable,
             token: args.token,

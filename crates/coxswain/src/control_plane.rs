@@ -47,6 +47,7 @@ pub fn build(config: &Server, pki: &Pki, token: &str, store: ObjectStore) -> Res
         table: apimachinery::resource::builtin().clone(),
         authenticator,
         admission: admission::default_chain(authorizer.clone()),
+            event_ttl: config.event_ttl,
         authorizer,
         strategies: Strategies::new(services),
         settings: Settings {

@@ -100,7 +100,7 @@ fn changed_by(mut quota: Value, charge: Charge) -> Option<Value> {
 fn claim(entry: &Entry, quota: Value) -> Claim {
     let key = entry.key.to_string();
     let compare = Compare { key: key.clone(), expect: Expect::ModRevision(entry.mod_revision) };
-    (Some(compare), Op::Put { key, value: encode(&quota) })
+    (Some(compare), Op::Put { key, value: encode(&quota), ttl: None })
 }
 
 #[cfg(test)]
@@ -120,7 +120,7 @@ mod tests {
         let object = json!({ "metadata": { "name": "x", "namespace": namespace } });
         let claims = Case::create("", plural, object).claims(cluster, &ResourceQuota::new())?;
         let shown = claims.into_iter().map(|(compare, op)| {
-            let Op::Put { key, value } = op else { panic!("a quota is never deleted") };
+            let Op::Put { key, value, .. } = op else { panic!("a quota is never deleted") };
             assert_eq!(compare.map(|compare| compare.key), Some(key));
             let quota: Value = serde_json::from_slice(&value).expect("an object");
             quota["status"]["used"].to_string()

@@ -25,7 +25,7 @@ impl Cluster {
     /// Writes `object` under the key of its namespace and name; `prefix` is its row's storage prefix.
     pub fn put(&self, prefix: &str, object: Value) {
         let key = key(prefix, meta::namespace(&object), meta::name(&object));
-        self.commit(Op::Put { key, value: encode(&object) });
+        self.commit(Op::Put { key, value: encode(&object), ttl: None });
     }
 
     pub fn delete(&self, prefix: &str, namespace: &str, name: &str) {

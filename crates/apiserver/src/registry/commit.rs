@@ -34,14 +34,16 @@ pub fn claims(
     Ok(claims)
 }
 
-/// `op` on an object, if its key is as expected and nobody has taken what is claimed. The object's entry is the first.
-pub fn transaction(server: &ApiServer, call: &Call, expect: Expect, op: Op, claims: Vec<Claim>) -> Txn {
-    let key = match &op {
-        Op::Put { key, .. } | Op::Delete { key } => key.clone(),
-    };
+/// `op` on an object, if its key is as expected and nobody has taken what is claimed. The object's entry is the first, and has the
+/// time to live of its kind.
+pub fn transaction(server: &ApiServer, call: &Call, expect: Expect, mut op: Op, claims: Vec<Claim>) -> Txn {
+    let traits = server.strategies.traits(&call.row);
+    if let Op::Put { ttl, .. } = &mut op {
+        *ttl = server.settings.event_ttl.filter(|_| traits.expires);
+    }
+    let key = op.key().to_owned();
     // What may be lost with the machine's power, but not with the process.
-    let volatile = server.strategies.traits(&call.row).volatile;
-    let durability = if volatile { Durability::Relaxed } else { Durability::Synced };
+    let durability = if traits.volatile { Durability::Relaxed } else { Durability::Synced };
     let mut txn = Txn { compares: vec![Compare { key, expect }], ops: vec![op], durability };
     for (compare, op) in claims {
         txn.compares.extend(compare);
@@ -61,7 +63,7 @@ pub async fn replace(
 ) -> Result<Option<Entry>> {
     let key = key_of(call, &call.info.name);
     let op = match next {
-        Some(value) => Op::Put { key, value },
+        Some(value) => Op::Put { key, value, ttl: None },
         None => Op::Delete { key },
     };
     let txn = transaction(server, call, Expect::ModRevision(entry.mod_revision), op, claims);

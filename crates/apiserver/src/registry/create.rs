@@ -88,7 +88,7 @@ async fn add(
             return Ok(Some(Stored::Dry(next)));
         }
         let stored = crate::strategy::convert::to_storage(&call.row, next);
-        let put = Op::Put { key: key.clone(), value: super::encoded(&stored)? };
+        let put = Op::Put { key: key.clone(), value: super::encoded(&stored)?, ttl: None };
         let txn = commit::transaction(server, call, Expect::Absent, put, claims);
         match commit_at_home(server, call, name, txn).await? {
             Attempt::Stored(entry) => return Ok(Some(Stored::Entry(entry))),

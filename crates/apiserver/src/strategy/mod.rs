@@ -26,6 +26,7 @@ mod workloads;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use apimachinery::Value;
 use apimachinery::field::ErrorList;
@@ -61,6 +62,8 @@ pub struct Settings {
     pub node_ports: (u16, u16),
     /// `address:port` at which clients reach this server.
     pub advertise: String,
+    /// How long kinds that expire are kept after their last write; none is for ever.
+    pub event_ttl: Option<Duration>,
     /// PEM of the authority that signed this server's certificate, for those who join (`/cacerts`).
     pub serving_ca: String,
 }

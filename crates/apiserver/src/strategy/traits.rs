@@ -7,6 +7,8 @@ pub struct Traits {
     pub counts_generation: bool,
     /// Writes need not survive loss of power.
     pub volatile: bool,
+    /// Objects go away by themselves, `Settings::event_ttl` after their last write (`TTLFunc`).
+    pub expires: bool,
     /// A deleted object is answered whole and not as a `Status` (`ReturnDeletedObject`).
     pub answers_deleted_object: bool,
     /// Dependants are orphaned when a delete does not say (`DefaultGarbageCollectionPolicy`).
@@ -20,6 +22,7 @@ pub struct Traits {
 const NONE: Traits = Traits {
     counts_generation: false,
     volatile: false,
+    expires: false,
     answers_deleted_object: false,
     orphans_dependants: false,
     created_by_update: false,
@@ -32,8 +35,9 @@ const PINNED: Traits = Traits { update_names_version: true, ..NONE };
 const UPSERTED: Traits = Traits { created_by_update: true, ..NONE };
 const ANSWERED: Traits = Traits { answers_deleted_object: true, ..NONE };
 const ANSWERED_PINNED: Traits = Traits { answers_deleted_object: true, ..PINNED };
-const EVENT: Traits = Traits { volatile: true, ..UPSERTED };
-const LEASE: Traits = Traits { update_names_version: true, ..EVENT };
+const VOLATILE: Traits = Traits { volatile: true, ..UPSERTED };
+const EVENT: Traits = Traits { expires: true, ..VOLATILE };
+const LEASE: Traits = Traits { update_names_version: true, ..VOLATILE };
 
 /// Every custom resource.
 pub const CUSTOM: Traits = COUNTED_PINNED;

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Api, over_both};
 
-over_both!(pods, services, certificates, namespaces, claims);
+over_both!(pods, services, certificates, namespaces, claims, events_expire);
 
 async fn pods(api: Api) {
     let path = "/api/v1/namespaces/default/pods";
@@ -119,4 +119,20 @@ async fn claims(api: Api) {
     api.ok(&format!("POST {path}"), sized).await;
     let grown = json!({"spec": {"resources": {"requests": {"storage": "2Gi"}}}});
     assert_eq!(api.send(&format!("PATCH {path}/c"), grown).await.code, 422);
+}
+
+/// The time to live is that of the last write, and of events only.
+async fn events_expire(api: Api) {
+    let path = "/api/v1/namespaces/default/events";
+    let event = json!({"metadata": {"name": "e"}, "involvedObject": {"namespace": "default"}, "type": "Normal"});
+    api.ok(&format!("POST {path}"), event).await;
+    let expires = || api.server.view.store().get("/registry/events/default/e").unwrap().expires();
+    let first = expires().expect("an event expires");
+    let left = first.duration_since(std::time::SystemTime::now()).unwrap();
+    assert!(left.as_secs() > 3590 && left.as_secs() <= 3600, "{left:?}");
+    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    api.ok(&format!("PATCH {path}/e"), json!({"count": 2})).await;
+    assert!(expires().expect("an event still expires") > first);
+    api.ok("POST /api/v1/namespaces/default/configmaps", json!({"metadata": {"name": "kept"}})).await;
+    assert!(api.server.view.store().get("/registry/configmaps/default/kept").unwrap().expires().is_none());
 }

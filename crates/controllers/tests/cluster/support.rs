@@ -65,6 +65,7 @@ fn server() -> ApiServer {
             service_cidr: "10.43.0.0/16".to_owned(),
             node_ports: (30000, 32767),
             advertise: "127.0.0.1:6443".to_owned(),
+            event_ttl: Some(std::time::Duration::from_secs(3600)),
             serving_ca: String::new(),
         },
         dialer: Dialer::new(&tls),

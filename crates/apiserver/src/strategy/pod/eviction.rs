@@ -97,7 +97,7 @@ fn spend(cx: &Context<'_>, entry: &Entry, pod: &Value) -> Result<Option<Claim>> 
         allowed => count(&mut budget, meta::name(pod), allowed - 1, cx.now),
     }
     let compare = Compare { key: entry.key.to_string(), expect: Expect::ModRevision(entry.mod_revision) };
-    Ok(Some((Some(compare), Op::Put { key: entry.key.to_string(), value: encode(&budget) })))
+    Ok(Some((Some(compare), Op::Put { key: entry.key.to_string(), value: encode(&budget), ttl: None })))
 }
 
 /// Why a budget allows nothing.

@@ -67,7 +67,7 @@ fn claim_ip(
     spec.insert("clusterIPs".to_owned(), json!([ip]));
     let at = key(IP_PREFIX, "", &ip);
     let compare = Compare { key: at.clone(), expect: Expect::Absent };
-    claims.push((Some(compare), Op::Put { key: at, value: encode(&ip_address(cx, object, &ip)) }));
+    claims.push((Some(compare), Op::Put { key: at, value: encode(&ip_address(cx, object, &ip)), ttl: None }));
     held.ip = Some(ip);
     Ok(())
 }
@@ -190,7 +190,7 @@ fn claim_port(
         "range": number.to_string(), "data": format!("{}/{}", meta::namespace(object), meta::name(object)),
     });
     let compare = Compare { key: key.clone(), expect: Expect::Absent };
-    claims.push((Some(compare), Op::Put { key, value: encode(&claim) }));
+    claims.push((Some(compare), Op::Put { key, value: encode(&claim), ttl: None }));
     held.ports.push(number);
     Ok(number)
 }
