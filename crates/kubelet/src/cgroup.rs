@@ -28,7 +28,7 @@ pub struct Cgroups {
     layout: Layout,
 }
 
-/// What a pod's cgroup is set to. Zero means no limit.
+/// What a pod's cgroup is set to. Zero leaves it as it is (without a limit, if it is new), -1 takes the limit away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Limits {
     shares: i64,
@@ -62,6 +62,29 @@ impl Cgroups {
 
     pub fn ensure_pod(&self, pod: &Pod) {
         self.ensure(self.parent_of(pod).trim_start_matches('/'), limits(pod));
+    }
+
+    /// Sets the pod's limits while its containers change from those of `before`: whichever is higher.
+    pub fn resize_pod(&self, pod: &Pod, before: &Pod) {
+        let (new, old) = (limits(pod), limits(before));
+        // Zero is no limit.
+        let higher = |a: i64, b: i64| if a == 0 || b == 0 { -1 } else { a.max(b) };
+        let limits =
+            Limits { shares: new.shares, quota: higher(new.quota, old.quota), memory: higher(new.memory, old.memory) };
+        self.ensure(self.parent_of(pod).trim_start_matches('/'), limits);
+    }
+
+    /// Bytes that a running container uses; none if it has ended meanwhile.
+    pub fn memory_usage(&self, pod: &Pod, container_id: &str) -> Option<i64> {
+        let (root, file) = match &self.layout {
+            Layout::V1 { controllers, .. } => {
+                (controllers.iter().find(|path| path.ends_with("memory"))?, "memory.usage_in_bytes")
+            }
+            Layout::V2 { root } => (root, "memory.current"),
+            Layout::None => return None,
+        };
+        let dir = root.join(self.parent_of(pod).trim_start_matches('/')).join(container_id);
+        std::fs::read_to_string(dir.join(file)).ok()?.trim().parse().ok()
     }
 
     /// The parent of the pod's sandbox and containers, as the runtime is told it.
@@ -137,11 +160,11 @@ fn write_v1(dir: &Path, controller: &Path, limits: Limits) {
     if name == "cpu" && limits.shares > 0 {
         write(&dir.join("cpu.shares"), &limits.shares.to_string());
     }
-    if name == "cpu" && limits.quota > 0 {
+    if name == "cpu" && limits.quota != 0 {
         write(&dir.join("cpu.cfs_period_us"), &resources::CPU_PERIOD_MICROS.to_string());
         write(&dir.join("cpu.cfs_quota_us"), &limits.quota.to_string());
     }
-    if name == "memory" && limits.memory > 0 {
+    if name == "memory" && limits.memory != 0 {
         write(&dir.join("memory.limit_in_bytes"), &limits.memory.to_string());
     }
 }
@@ -164,11 +187,12 @@ fn ensure_v2(root: &Path, relative: &str, limits: Limits) {
     if limits.shares > 0 {
         write(&dir.join("cpu.weight"), &weight(limits.shares).to_string());
     }
-    if limits.quota > 0 {
-        write(&dir.join("cpu.max"), &format!("{} {}", limits.quota, resources::CPU_PERIOD_MICROS));
+    let word = |limit: i64| if limit < 0 { "max".to_owned() } else { limit.to_string() };
+    if limits.quota != 0 {
+        write(&dir.join("cpu.max"), &format!("{} {}", word(limits.quota), resources::CPU_PERIOD_MICROS));
     }
-    if limits.memory > 0 {
-        write(&dir.join("memory.max"), &limits.memory.to_string());
+    if limits.memory != 0 {
+        write(&dir.join("memory.max"), &word(limits.memory));
     }
 }
 
@@ -218,6 +242,33 @@ mod tests {
         assert_eq!(read("cpu/kubepods/burstable/podu1/cpu.shares"), "256");
         assert_eq!(read("cpu/kubepods/burstable/podu1/cpu.cfs_quota_us"), "50000");
         assert_eq!(read("memory/kubepods/burstable/podu1/memory.limit_in_bytes"), "67108864");
+    }
+
+    #[test]
+    fn a_pod_that_is_resized_holds_the_old_and_the_new() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::write(root.path().join("cgroup.controllers"), "").unwrap();
+        let cgroups = Cgroups::detect(root.path());
+        let sized = |cpu: &str, memory: &str| pod(serde_json::json!({"limits": {"cpu": cpu, "memory": memory}}));
+        let (small, large) = (sized("1", "16Mi"), sized("2", "8Mi"));
+        let read = |file: &str| std::fs::read_to_string(root.path().join("kubepods/podu1").join(file)).unwrap();
+        cgroups.resize_pod(&large, &small);
+        assert_eq!([read("cpu.max"), read("memory.max")], ["200000 100000", "16777216"]);
+        cgroups.resize_pod(&large, &large);
+        assert_eq!([read("cpu.max"), read("memory.max")], ["200000 100000", "8388608"]);
+        let container = root.path().join("kubepods/podu1/c1");
+        std::fs::create_dir(&container).unwrap();
+        std::fs::write(container.join("memory.current"), "4096\n").unwrap();
+        assert_eq!((cgroups.memory_usage(&large, "c1"), cgroups.memory_usage(&large, "c2")), (Some(4096), None));
+        // Without a limit for one container, there is none for the pod.
+        let unlimited: Pod =
+            serde_json::from_value(serde_json::json!({"metadata": {"uid": "u1"}, "spec": {"containers":
+            [{"name": "a", "resources": {"limits": {"cpu": "1", "memory": "1"}}},
+             {"name": "b", "resources": {"limits": {"memory": "1"}, "requests": {"memory": "1"}}}]}}))
+            .unwrap();
+        cgroups.resize_pod(&unlimited, &unlimited);
+        let file = root.path().join("kubepods/burstable/podu1/cpu.max");
+        assert_eq!(std::fs::read_to_string(file).unwrap(), "max 100000");
     }
 
     #[test]

@@ -140,6 +140,15 @@ impl PodStore {
         table.by_uid.insert(uid, Arc::new(record));
     }
 
+    /// Replaces the spec of a known pod by that with newly allocated resources.
+    pub fn reallocate(&self, uid: &str, pod: &Pod) {
+        if let Some(record) = self.table.write().by_uid.get_mut(uid) {
+            let mut changed = Pod::clone(&record.pod);
+            changed.spec.clone_from(&pod.spec);
+            Arc::make_mut(record).pod = Arc::new(changed);
+        }
+    }
+
     pub fn remove(&self, uid: &str) {
         let mut table = self.table.write();
         table.disown(uid);

@@ -56,6 +56,8 @@ impl Kubelet {
             statuses: StatusWriter::new(context.client.clone()),
             api: context.client.clone(),
             machine,
+            allocating: parking_lot::Mutex::default(),
+            room: tokio::sync::watch::Sender::default(),
             config,
         };
         Ok(Kubelet { context, shared: Arc::new(shared), pods })

@@ -27,6 +27,10 @@ pub struct Shared {
     pub cgroups: Cgroups,
     pub statuses: StatusWriter,
     pub machine: Machine,
+    /// Held while room of the node is given to a pod that is resized.
+    pub allocating: parking_lot::Mutex<()>,
+    /// Changes when a pod has given something back.
+    pub room: tokio::sync::watch::Sender<u64>,
 }
 
 impl Shared {

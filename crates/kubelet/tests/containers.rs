@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test program with a main of its own")]
 
+#[path = "support/resize.rs"]
+mod resize;
 mod support;
 
 use std::panic::AssertUnwindSafe;
@@ -15,6 +17,7 @@ use futures::future::LocalBoxFuture;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use resize::{a_deferred_resize_gets_the_room_of_others, pods_are_resized_in_place};
 use support::machine::{IMAGE, Machine, NODE, PAUSE, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -48,6 +51,8 @@ const TOGETHER: &[Scenario] = scenarios![
 
 /// Measure, or disturb everybody else.
 const ALONE: &[Scenario] = scenarios![
+    pods_are_resized_in_place,
+    a_deferred_resize_gets_the_room_of_others,
     one_pod_is_quick,
     many_pods_at_once,
     many_short_lives,

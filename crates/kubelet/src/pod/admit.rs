@@ -58,14 +58,26 @@ pub fn admit<'a>(pod: &Pod, others: impl Iterator<Item = &'a Pod> + Clone, room:
             return Err(Rejection { reason: "SysctlForbidden", message });
         }
     }
-    let counts =
-        |other: &&Pod| podutil::uid(other) != podutil::uid(pod) && !podutil::is_terminal_phase(podutil::phase(other));
-    let others = others.filter(counts);
     let wanted = host_ports(pod);
-    if others.clone().flat_map(host_ports).any(|taken| wanted.iter().any(|port| port.conflicts(&taken))) {
+    if others
+        .clone()
+        .filter(|other| counts(pod, other))
+        .flat_map(host_ports)
+        .any(|taken| wanted.iter().any(|port| port.conflicts(&taken)))
+    {
         let message = "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports";
         return Err(Rejection { reason: "NodePorts", message: message.to_owned() });
     }
+    resources_fit(pod, others, room)
+}
+
+/// Whether the node has room for the pod beside `others`, of which those that have ended, and `pod` itself, do not count.
+pub fn resources_fit<'a>(
+    pod: &Pod,
+    others: impl Iterator<Item = &'a Pod> + Clone,
+    room: &Room,
+) -> Result<(), Rejection> {
+    let others = others.filter(|other| counts(pod, other));
     let asked = |pod: &Pod, name: &'static str| podutil::pod_total(pod, |r| podutil::request(r, name), name);
     let used = |name: &'static str| others.clone().fold(Quantity::ZERO, |sum, other| sum + asked(other, name));
     let pods = i64::try_from(others.clone().count()).unwrap_or(i64::MAX);
@@ -74,6 +86,10 @@ pub fn admit<'a>(pod: &Pod, others: impl Iterator<Item = &'a Pod> + Clone, room:
     fits("OutOfcpu", "cpu", cpu, used("cpu").milli_value(), room.cpu_milli)?;
     let memory = asked(pod, "memory").value();
     fits("OutOfmemory", "memory", memory, used("memory").value(), room.memory_bytes)
+}
+
+fn counts(pod: &Pod, other: &Pod) -> bool {
+    podutil::uid(other) != podutil::uid(pod) && !podutil::is_terminal_phase(podutil::phase(other))
 }
 
 /// A port of the node that a pod takes.

@@ -38,6 +38,7 @@ impl Worker {
         let pod = self.input.borrow_and_update().pod.clone();
         self.ending.finished = true;
         self.publish(&pod, None);
+        self.shared.room.send_modify(|version| *version += 1);
         self.probes.stop_all();
         self.flush_status(&pod).await;
         self.release(&pod).await;
@@ -46,6 +47,7 @@ impl Worker {
         self.remove_traces(&pod).await;
         self.shared.statuses.forget(podutil::uid(&pod));
         self.shared.store.remove(podutil::uid(&pod));
+        self.shared.room.send_modify(|version| *version += 1);
     }
 
     /// Until nothing of the pod runs. A shorter grace period that arrives meanwhile takes effect at once.

@@ -1,11 +1,13 @@
 //! The life of pods on this node: one worker for each, which looks, plans and acts until the pod is gone.
 
 pub mod admit;
+pub mod allocate;
 pub mod finish;
 pub mod hooks;
 pub mod manager;
 pub mod memory;
 pub mod plan;
+pub mod resize;
 pub mod sandbox;
 pub mod start;
 pub mod stop;

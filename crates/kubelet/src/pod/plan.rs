@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, ContainerRestartRule, Pod};
 
+use super::resize::{Actuation, Resize};
 use crate::pods::{ContainerKind, RunState};
 use crate::podutil;
 use crate::runtime::labels::container_hash;
@@ -25,6 +26,8 @@ pub struct Verdicts {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KillReason {
     Changed,
+    /// Its resize policy wants a restart.
+    Resized,
     Liveness,
     Startup,
     /// The runtime does not know whether it runs.
@@ -48,6 +51,8 @@ pub enum Action {
         kind: ContainerKind,
         name: String,
     },
+    /// Give running containers what is allocated to them.
+    Resize,
     /// All containers have ended and none will be started again.
     Finish,
 }
@@ -74,12 +79,14 @@ pub struct Inputs<'a> {
     /// By container id.
     pub verdicts: &'a HashMap<String, Verdicts>,
     pub gate: &'a dyn Gate,
+    pub resize: &'a Resize,
     pub now: Timestamp,
 }
 
 pub fn plan(inputs: &Inputs<'_>) -> Plan {
     let mut planner = Planner { inputs, plan: Plan::default() };
     planner.run();
+    planner.resize();
     planner.plan
 }
 
@@ -168,6 +175,23 @@ impl Planner<'_> {
         match gate.blocked("", None, now) {
             Some(until) => self.wait("", until),
             None => self.plan.actions.push(Action::CreateSandbox { attempt }),
+        }
+    }
+
+    /// Once there is nothing more urgent.
+    fn resize(&mut self) {
+        let Inputs { pod, observed, resize, now, .. } = *self.inputs;
+        let all = podutil::spec(pod).containers.iter().chain(podutil::init_containers(pod));
+        let due = |container: &Container| {
+            observed.active(&container.name).is_some_and(|view| view.state == RunState::Running)
+                && resize.actuation(container) == Some(Actuation::InPlace)
+        };
+        if !self.plan.actions.is_empty() || !all.into_iter().any(due) {
+            return;
+        }
+        match resize.retry_at().filter(|at| *at > now) {
+            Some(at) => self.wake(at),
+            None => self.plan.actions.push(Action::Resize),
         }
     }
 
@@ -275,6 +299,8 @@ impl Planner<'_> {
         let changed = status.hash.is_some_and(|hash| hash != container_hash(container));
         let (reason, what) = if changed {
             (KillReason::Changed, format!("Container {name} definition changed"))
+        } else if self.inputs.resize.actuation(container) == Some(Actuation::Restart) {
+            (KillReason::Resized, format!("Container {name} resize requires restart"))
         } else if verdicts.liveness == Some(false) {
             (KillReason::Liveness, format!("Container {name} failed liveness probe"))
         } else if verdicts.startup == Some(false) {
@@ -282,7 +308,13 @@ impl Planner<'_> {
         } else {
             return false;
         };
-        let message = if changed || restarts { format!("{what}, will be restarted") } else { what };
+        let message = if reason == KillReason::Resized {
+            what
+        } else if changed || restarts {
+            format!("{what}, will be restarted")
+        } else {
+            what
+        };
         self.plan.actions.push(Action::Kill { id: status.id.clone(), name: name.clone(), reason, message });
         true
     }
@@ -313,6 +345,10 @@ impl Planner<'_> {
 
     fn wait(&mut self, name: &str, at: Timestamp) {
         self.plan.blocked.push(name.to_owned());
+        self.wake(at);
+    }
+
+    fn wake(&mut self, at: Timestamp) {
         self.plan.wake_at = Some(self.plan.wake_at.map_or(at, |known| known.min(at)));
     }
 }

@@ -100,16 +100,29 @@ fn render(plan: &Plan) -> String {
             Action::CreateSandbox { attempt } => format!("sandbox{attempt}"),
             Action::Kill { name, reason, .. } => format!("kill-{name}-{reason:?}"),
             Action::Start { kind, name } => format!("start-{name}-{kind:?}"),
+            Action::Resize => "resize".to_owned(),
             Action::Finish => "finish".to_owned(),
         })
         .collect();
     words.join(" ")
 }
 
+/// Nothing is resized.
+fn still() -> Resize {
+    Resize::load(Default::default(), &Pod::default())
+}
+
 fn check(pod: &Pod, state: &str, verdicts: &[(&str, Verdicts)], expected: &str) {
     let verdicts = verdicts.iter().map(|(name, verdicts)| (format!("id-{name}"), *verdicts)).collect();
     let observed = observed(state);
-    let inputs = Inputs { pod, observed: &observed, verdicts: &verdicts, gate: &Open, now: Timestamp::UNIX_EPOCH };
+    let inputs = Inputs {
+        pod,
+        observed: &observed,
+        verdicts: &verdicts,
+        gate: &Open,
+        resize: &still(),
+        now: Timestamp::UNIX_EPOCH,
+    };
     assert_eq!(render(&plan(&inputs)), expected, "{state}");
 }
 
@@ -193,8 +206,14 @@ fn rules_on_exit_codes_override_the_policy() {
 fn a_closed_gate_gives_a_time_instead_of_an_action() {
     let (pod, observed) = (pod("Always", &[], &["a"]), observed("a:exit1"));
     let verdicts = HashMap::new();
-    let inputs =
-        Inputs { pod: &pod, observed: &observed, verdicts: &verdicts, gate: &Closed(10), now: Timestamp::UNIX_EPOCH };
+    let inputs = Inputs {
+        pod: &pod,
+        observed: &observed,
+        verdicts: &verdicts,
+        gate: &Closed(10),
+        resize: &still(),
+        now: Timestamp::UNIX_EPOCH,
+    };
     let plan = plan(&inputs);
     assert_eq!((render(&plan).as_str(), plan.wake_at), ("", Timestamp::from_second(10).ok()));
 }
@@ -212,7 +231,7 @@ proptest::proptest! {
         let (mut state, verdicts) = (observed("nothing"), HashMap::new());
         let mut steps = 0;
         loop {
-            let inputs = Inputs { pod: &pod, observed: &state, verdicts: &verdicts, gate: &Open, now: Timestamp::UNIX_EPOCH };
+            let inputs = Inputs { pod: &pod, observed: &state, verdicts: &verdicts, gate: &Open, resize: &still(), now: Timestamp::UNIX_EPOCH };
             let plan = plan(&inputs);
             let Some(action) = plan.actions.first() else { break };
             match action {

@@ -105,6 +105,7 @@ async fn try_start(
         pod = %podutil::full_name(pod), container = container.name, ?creation, took = ?begun.elapsed(), "container started"
     );
     started.map_err(|error| refused("RunContainerError", error.message()))?;
+    worker.given(pod, &container.name)?;
     shared.recorder.event(&object, EventType::Normal, "Started", format!("Started container {}", container.name));
 
     if container.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.post_start.is_some()) {

@@ -32,7 +32,7 @@ pub fn grace_of(pod: &Pod, container: &str, reason: KillReason) -> Duration {
     let probe = spec.and_then(|container| match reason {
         KillReason::Liveness => container.liveness_probe.as_ref(),
         KillReason::Startup => container.startup_probe.as_ref(),
-        KillReason::Changed | KillReason::Unknown => None,
+        KillReason::Changed | KillReason::Resized | KillReason::Unknown => None,
     });
     let own = probe.and_then(|probe| probe.termination_grace_period_seconds);
     Duration::from_secs(own.unwrap_or_else(|| podutil::grace_seconds(pod)).unsigned_abs())

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::memory::{Memory, Notice};
 use super::plan::{self, Action};
+use super::resize::Resize;
 use super::{admit, sandbox, start, stop};
 use crate::error::{Error, Result};
 use crate::objects::Holder;
@@ -30,6 +31,9 @@ use crate::volume::PodVolumes;
 /// A failed look or action is tried again so soon, then ever later.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
+
+/// Below the pod's directory: what is allocated to a pod that was resized.
+const RESOURCES_FILE: &str = "resources.json";
 
 /// What the worker is to work on.
 #[derive(Clone)]
@@ -81,6 +85,9 @@ pub struct Worker {
     pub(super) objects: Arc<Holder>,
     pub(super) probes: ProbeSet,
     pub(super) volumes: PodVolumes,
+    pub(super) resize: Resize,
+    /// Room of the node that others have given back.
+    room: watch::Receiver<u64>,
     pub(super) status: PodStatus,
     /// Termination messages by container id.
     messages: HashMap<String, String>,
@@ -124,6 +131,8 @@ impl Worker {
             memory: Memory::new(shared.config.max_container_back_off),
             probes: ProbeSet::new(shared.clone(), wake.clone()),
             volumes: PodVolumes::new(shared.clone(), &pod),
+            resize: Resize::load(shared.config.pod_dir(podutil::uid(&pod)).join(RESOURCES_FILE), &pod),
+            room: shared.room.subscribe(),
             status: pod.status.clone().unwrap_or_default(),
             shared,
             input,
@@ -176,6 +185,7 @@ impl Worker {
                 self.memory.configuration_changed();
                 self.volumes.mark_stale();
             }
+            Ok(()) = self.room.changed(), if self.resize.is_deferred() => {}
             () = timer => {}
         }
     }
@@ -193,14 +203,15 @@ impl Worker {
             if !self.admit(pod) || self.deadline_passed(pod) {
                 return Ok(Next::End);
             }
-            if killed.is_none() {
+            let pod = &self.allocate(pod)?;
+            let plan = self.decide(pod);
+            if self.is_to_be_told(pod, killed.take().as_deref(), plan.actions.first()) {
                 self.publish(pod, None);
             }
             if !self.prepared {
                 self.prepare(pod).await?;
             }
             let volumes_due = self.sync_volumes(pod).await?;
-            let plan = self.decide(pod);
             let Some(action) = plan.actions.into_iter().next() else {
                 self.publish(pod, None);
                 self.collect_dead(pod).await;
@@ -209,10 +220,6 @@ impl Worker {
             };
             if action == Action::Finish {
                 return Ok(Next::End);
-            }
-            // Another action than the one waited for may take its time.
-            if killed.take().is_some_and(|killed| !matches!(&action, Action::Start { name, .. } if *name == killed)) {
-                self.publish(pod, None);
             }
             if let Action::Kill { name, .. } = &action {
                 killed = Some(name.clone());
@@ -224,11 +231,28 @@ impl Worker {
         }
     }
 
+    /// Not the moment between the kill of a container and its start, nor that before a kill that takes no time: one word after it
+    /// tells both.
+    fn is_to_be_told(&self, pod: &Pod, killed: Option<&str>, next: Option<&Action>) -> bool {
+        match next {
+            Some(Action::Start { name, .. }) => killed != Some(name.as_str()),
+            Some(Action::Kill { name, reason, .. }) => !stop::grace_of(pod, name, *reason).is_zero(),
+            _ => true,
+        }
+    }
+
     fn decide(&mut self, pod: &Pod) -> plan::Plan {
         let verdicts = self.probes.verdicts();
         let now = Timestamp::now();
-        let plan =
-            plan::plan(&plan::Inputs { pod, observed: &self.observed, verdicts: &verdicts, gate: &self.memory, now });
+        let inputs = plan::Inputs {
+            pod,
+            observed: &self.observed,
+            verdicts: &verdicts,
+            gate: &self.memory,
+            resize: &self.resize,
+            now,
+        };
+        let plan = plan::plan(&inputs);
         self.tell_waiting(pod, &plan.blocked, now);
         plan
     }
@@ -253,6 +277,9 @@ impl Worker {
     /// Determines the status, for readers on this node and for the API. `starting`: a container whose hook is under way.
     pub(super) fn publish(&mut self, pod: &Arc<Pod>, starting: Option<&str>) {
         let verdicts = self.probes.verdicts();
+        let pod = &self.resize.allocated(pod);
+        let actuated = self.resize.actuated(pod);
+        let now = Timestamp::now();
         let inputs = status::Inputs {
             pod,
             observed: &self.observed,
@@ -264,7 +291,9 @@ impl Worker {
             runtime_name: self.shared.runtime_name.get().map_or("containerd", String::as_str),
             messages: &self.messages,
             ending: &self.ending,
-            now: Timestamp::now(),
+            actuated: &actuated,
+            resize: if self.ending.finished { Vec::new() } else { self.resize.conditions(now) },
+            now,
         };
         self.status = status::build(&inputs);
         let mut shown = Pod::clone(pod);
@@ -346,6 +375,7 @@ impl Worker {
                 let mut told = stop::Told::default();
                 stop::stop_container(&self.shared, pod, &name, &id, grace, Some(message), &mut told).await
             }
+            Action::Resize => self.actuate(pod).await,
             Action::Start { kind, name } => start::start(self, pod, kind, &name).await,
             Action::Finish => Ok(()),
         }

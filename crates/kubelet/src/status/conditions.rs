@@ -5,10 +5,19 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use super::Inputs;
+use crate::pod::resize;
 use crate::podutil;
 
 /// The conditions that the kubelet decides; others are kept as they are.
 const OWNED: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+
+/// Own conditions that exist only while they are true.
+pub const TRANSIENT: [&str; 2] = [resize::PENDING, resize::IN_PROGRESS];
+
+fn is_own(kind: &str) -> bool {
+    OWNED.contains(&kind) || TRANSIENT.contains(&kind)
+}
 
 struct Verdict {
     ok: bool,
@@ -26,13 +35,8 @@ impl Verdict {
     }
 }
 
-pub fn conditions(
-    pod: &Pod,
-    status: &PodStatus,
-    previous: &PodStatus,
-    sandbox_ready: bool,
-    now: Timestamp,
-) -> Vec<PodCondition> {
+pub fn conditions(inputs: &Inputs<'_>, status: &PodStatus, sandbox_ready: bool) -> Vec<PodCondition> {
+    let Inputs { pod, previous, now, .. } = *inputs;
     let before = previous.conditions.as_deref().unwrap_or_default();
     let in_api = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
     let containers_ready = containers_ready(pod, status);
@@ -51,7 +55,12 @@ pub fn conditions(
             condition(kind, verdict, known(before).or_else(|| known(in_api)), pod, now)
         })
         .collect();
-    let foreign = in_api.iter().filter(|condition| !OWNED.contains(&condition.type_.as_str()));
+    conditions.extend(inputs.resize.iter().map(|condition| {
+        let known = before.iter().chain(in_api).find(|known| known.type_ == condition.type_);
+        let since = known.and_then(|known| known.last_transition_time.clone());
+        PodCondition { last_transition_time: since.or(condition.last_transition_time.clone()), ..condition.clone() }
+    }));
+    let foreign = in_api.iter().filter(|condition| !is_own(&condition.type_));
     conditions.extend(foreign.cloned());
     conditions
 }

@@ -74,6 +74,9 @@ fn from_view(inputs: &Inputs<'_>, container: &Container, view: &ContainerView) -
         RunState::Created => default_waiting(inputs),
         RunState::Unknown => of_terminated(lost("The container's state is unknown to the runtime")),
     };
+    let actuated =
+        podutil::find_container(inputs.actuated, &container.name).map_or(container, |(_, actuated)| actuated);
+    let actual = if view.state == RunState::Running { &actuated.resources } else { &container.resources }.as_ref();
     ContainerStatus {
         name: container.name.clone(),
         container_id: Some(format!("{}://{}", inputs.runtime_name, view.id)),
@@ -82,7 +85,7 @@ fn from_view(inputs: &Inputs<'_>, container: &Container, view: &ContainerView) -
         restart_count: i32::try_from(view.restart_count).unwrap_or(i32::MAX),
         state: Some(state),
         allocated_resources: container.resources.as_ref().and_then(|resources| resources.requests.clone()),
-        resources: Some(without_claims(container.resources.clone().unwrap_or_default())),
+        resources: Some(without_claims(actual.cloned().unwrap_or_default())),
         volume_mounts: volume_mounts(container),
         ..ContainerStatus::default()
     }

@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ContainerStateWaiting, HostIP, Pod, PodIP, PodStatus};
+use k8s_openapi::api::core::v1::{ContainerStateWaiting, HostIP, Pod, PodCondition, PodIP, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::pod::plan::Verdicts;
@@ -47,6 +47,10 @@ pub struct Inputs<'a> {
     /// Termination messages read from files, by container id.
     pub messages: &'a HashMap<String, String>,
     pub ending: &'a Ending,
+    /// The pod with the resources that its running containers have; `pod` has those that are allocated.
+    pub actuated: &'a Pod,
+    /// What there is to say of a resize.
+    pub resize: Vec<PodCondition>,
     pub now: Timestamp,
 }
 
@@ -78,7 +82,7 @@ pub fn build(inputs: &Inputs<'_>) -> PodStatus {
     }
     status.phase = Some(phase);
     let sandbox_ready = observed.ready_sandbox().is_some_and(|sandbox| sandbox.host_network || !sandbox.ips.is_empty());
-    status.conditions = Some(conditions::conditions(pod, &status, previous, sandbox_ready, inputs.now));
+    status.conditions = Some(conditions::conditions(inputs, &status, sandbox_ready));
     status
 }
 

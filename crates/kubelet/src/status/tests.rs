@@ -95,6 +95,8 @@ impl Case {
             runtime_name: "containerd",
             messages: &HashMap::new(),
             ending: &self.ending,
+            actuated: &self.pod,
+            resize: Vec::new(),
             now: at(100),
         })
     }

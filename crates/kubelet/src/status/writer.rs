@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use client::{Next, Queue};
 
+use super::conditions::TRANSIENT;
 use crate::podutil;
 
 struct Entry {
@@ -127,7 +128,13 @@ fn difference(old: &PodStatus, new: &PodStatus) -> Option<Value> {
             // Merged by type: send what changed, leave the conditions of others alone.
             ("conditions", Value::Array(new), Some(Value::Array(old))) => {
                 let changed = new.iter().filter(|condition| !old.contains(condition));
-                Value::Array(changed.map(|condition| without_leftovers(condition, old)).collect())
+                let changed = changed.map(|condition| without_leftovers(condition, old));
+                let over = |condition: &&Value| {
+                    let kind = condition["type"].as_str().unwrap_or_default();
+                    TRANSIENT.contains(&kind) && !new.iter().any(|new| new["type"] == kind)
+                };
+                let over = old.iter().filter(over).map(|gone| json!({"type": gone["type"], "$patch": "delete"}));
+                Value::Array(changed.chain(over).collect())
             }
             // Merged by address, so that old ones would stay without the directive.
             ("podIPs" | "hostIPs", Value::Array(new), Some(_)) => {
@@ -162,6 +169,16 @@ mod tests {
 
     fn status(json: Value) -> PodStatus {
         serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn a_resize_that_is_over_leaves_no_condition() {
+        let condition = |kind: &str| json!({"type": kind, "status": "True"});
+        let old =
+            status(json!({"conditions": [condition("Ready"), condition("PodResizeInProgress"), condition("x/y")]}));
+        let new = status(json!({"conditions": [condition("Ready")]}));
+        let expected = json!({"conditions": [{"type": "PodResizeInProgress", "$patch": "delete"}]});
+        assert_eq!(difference(&old, &new), Some(expected));
     }
 
     #[test]

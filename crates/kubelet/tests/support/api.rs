@@ -240,6 +240,10 @@ fn merge(object: &mut Value, patch: Value) {
             ("conditions", Value::Array(new)) => {
                 let mut list = object["conditions"].as_array().cloned().unwrap_or_default();
                 for condition in new {
+                    if condition["$patch"] == "delete" {
+                        list.retain(|old| old["type"] != condition["type"]);
+                        continue;
+                    }
                     match list.iter_mut().find(|old| old["type"] == condition["type"]) {
                         Some(old) => merge(old, condition),
                         None => list.push(condition),
