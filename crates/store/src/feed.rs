@@ -91,12 +91,29 @@ impl<V> Feed<V> {
     }
 }
 
+/// What is narrower than its feed.
+enum Only {
+    /// A prefix that ends within a path segment.
+    Prefix(Box<str>),
+    /// A key that ends in `/`, whose feed is that of a prefix too.
+    Key(Box<str>),
+}
+
+impl Only {
+    fn has(&self, key: &str) -> bool {
+        match self {
+            Only::Prefix(prefix) => key.starts_with(&**prefix),
+            Only::Key(only) => *key == **only,
+        }
+    }
+}
+
 /// A cursor over the events of one prefix.
 pub struct Watcher<V> {
     state: Arc<RwLock<State<V>>>,
     feed: Arc<Feed<V>>,
-    /// Narrower than the feed where the prefix ends within a path segment.
-    prefix: Option<Box<str>>,
+    /// Of the feed's events, those that are asked for; none is all.
+    only: Option<Only>,
     /// Everything up to and with this revision has been delivered.
     cursor: Revision,
 }
@@ -106,14 +123,15 @@ impl<V> Watcher<V> {
     pub(crate) fn of_prefix(state: &Arc<RwLock<State<V>>>, prefix: &str, after: Revision) -> Result<Self, Error> {
         let directory = prefix.rfind('/').map_or("", |at| &prefix[..=at]);
         let feed = state.write().subscribe(directory, after)?;
-        let narrower = (directory.len() < prefix.len()).then(|| prefix.into());
-        Ok(Watcher { state: state.clone(), feed, prefix: narrower, cursor: after })
+        let only = (directory.len() < prefix.len()).then(|| Only::Prefix(prefix.into()));
+        Ok(Watcher { state: state.clone(), feed, only, cursor: after })
     }
 
     /// A watch of one key.
     pub(crate) fn of_key(state: &Arc<RwLock<State<V>>>, key: &str, after: Revision) -> Result<Self, Error> {
         let feed = state.write().subscribe(key, after)?;
-        Ok(Watcher { state: state.clone(), feed, prefix: None, cursor: after })
+        let only = (key.is_empty() || key.ends_with('/')).then(|| Only::Key(key.into()));
+        Ok(Watcher { state: state.clone(), feed, only, cursor: after })
     }
 
     /// The next events, at least one, in revision order; transactions are never split. Waits if there is none yet.
@@ -150,7 +168,7 @@ impl<V> Watcher<V> {
                 }
                 seen += 1;
                 self.cursor = event.revision;
-                if self.prefix.as_deref().is_none_or(|prefix| event.key().starts_with(prefix)) {
+                if self.only.as_ref().is_none_or(|only| only.has(event.key())) {
                     taken.push(event.clone());
                 }
             }

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use store::{Durability, Error, Op, Options, Range, Revision, Store, Txn, Value};
 
 const DIRECTORY: &str = "STORE_KILL_TEST_DIRECTORY";
+/// In CI; `cargo xtask prove` goes on as long as it is told.
 const KILLS: u64 = 30;
 
 struct Plain(Bytes);
@@ -45,7 +46,11 @@ fn child() {
                 for number in 0.. {
                     let durability = if number % 3 == 0 { Durability::Relaxed } else { Durability::Synced };
                     let value = Bytes::from(format!("{number}:{}", "x".repeat(200)));
-                    let ops = vec![Op::Put { key: format!("/{writer}"), value, ttl: None }];
+                    let put = |key: String| Op::Put { key, value: value.clone(), ttl: None };
+                    let mut ops = vec![put(format!("/{writer}")), put(format!("/twin/{writer}"))];
+                    // Comes and goes.
+                    let sometimes = format!("/sometimes/{writer}");
+                    ops.push(if number % 2 == 0 { put(sometimes) } else { Op::Delete { key: sometimes } });
                     store.commit(Txn { ops, durability, ..Txn::default() }).await.unwrap();
                     writeln!(std::io::stdout(), "committed {writer} {number} {}", store.revision()).unwrap();
                 }
@@ -59,7 +64,9 @@ fn child() {
 fn nothing_acknowledged_is_lost_to_kill_9() {
     let directory = tempfile::tempdir().unwrap();
     let mut revision = 0;
-    for round in 0..KILLS {
+    let (mut kills, mut checkpoints) = (0, 0);
+    for round in histories::rounds::seeds(KILLS) {
+        kills += 1;
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "child", "--nocapture"])
             .env(DIRECTORY, directory.path())
@@ -94,8 +101,15 @@ fn nothing_acknowledged_is_lost_to_kill_9() {
             let found: u64 = std::str::from_utf8(&entry.value.0).unwrap().split(':').next().unwrap().parse().unwrap();
             // One more may have been committed than was reported.
             assert!(found == number || found == number + 1, "writer {writer}: found {found}, committed {number}");
+            // Transactions are whole.
+            assert!(store.get(&format!("/twin/{writer}")).expect("a committed key exists").value.0 == entry.value.0);
+            assert_eq!(store.get(&format!("/sometimes/{writer}")).is_some(), found % 2 == 0);
         }
+        let names = std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        checkpoints += names.filter(|name| name.to_string_lossy().ends_with(".checkpoint")).count();
     }
+    println!("kill: {kills} kills, {checkpoints} of them with a checkpoint in place");
+    assert!(checkpoints > 0);
 }
 
 #[test]

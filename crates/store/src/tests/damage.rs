@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::sim::SimDisk;
-use super::{Text, commit, delete, put, txn};
+use super::{Text, commit, delete, put, tiny, txn};
 use crate::recovery::{Recovered, recover};
 use crate::{Error, Options, Store};
 
@@ -130,5 +130,108 @@ fn a_missing_segment_is_named() {
     match recover(&SimDisk::with_files(files)).map(|_| ()) {
         Err(Error::Damaged { path, .. }) => assert!(path.ends_with(second)),
         other => panic!("{other:?}"),
+    }
+}
+
+/// A directory with a checkpoint and some segments, as a killed process leaves it, and what is in it.
+fn checkpointed() -> (BTreeMap<String, Vec<u8>>, Contents) {
+    for round in 0..100 {
+        let disk = SimDisk::default();
+        let store = Store::<Text>::open_disk(Arc::new(disk.clone()), tiny()).unwrap();
+        for number in 0..60 + round {
+            commit(&store, txn(vec![put(&format!("/k/{}", number % 4), &format!("{number:0>60}"))])).unwrap();
+        }
+        let left = disk.kill();
+        // Only what is used: a file that is about to be removed or replaced may well be damaged.
+        let obsolete = recover(&left).unwrap().obsolete;
+        let files: BTreeMap<_, _> = left.files().into_iter().filter(|(name, _)| !obsolete.contains(name)).collect();
+        let recovered = recover(&SimDisk::with_files(files.clone())).unwrap();
+        if recovered.checkpoint.is_some() && !recovered.closed.is_empty() && recovered.tail.as_ref().unwrap().len > 200
+        {
+            return (files, contents(&recovered));
+        }
+    }
+    panic!("no round ended with a checkpoint and two segments");
+}
+
+/// Recovers what is left when `name` has become `bytes`. It has to be refused, naming that file, unless it is the `tail`.
+fn refused_or_cut(files: &BTreeMap<String, Vec<u8>>, name: &str, bytes: Vec<u8>, what: &str) -> Option<Recovered> {
+    let tail = files.keys().filter(|name| name.ends_with(".log")).next_back().unwrap();
+    let mut files = files.clone();
+    files.insert(name.to_owned(), bytes);
+    match recover(&SimDisk::with_files(files)) {
+        Ok(recovered) if name == tail => Some(recovered),
+        Ok(_) => panic!("{what} went unnoticed"),
+        Err(Error::Damaged { path, .. }) => {
+            // A segment that ends early is noticed there, or where the next one says how long it should be.
+            assert!(path.ends_with(name), "{what}, but {} is said to be damaged", path.display());
+            None
+        }
+        Err(other) => panic!("{what}: {other}"),
+    }
+}
+
+#[test]
+fn no_damage_of_a_checkpoint_or_a_closed_segment_goes_unnoticed() {
+    let (files, _) = checkpointed();
+    let tail = files.keys().filter(|name| name.ends_with(".log")).next_back().unwrap();
+    assert!(files.len() >= 3);
+    for (name, bytes) in files.iter().filter(|(name, _)| *name != tail) {
+        for at in 0..bytes.len() {
+            refused_or_cut(&files, name, bytes[..at].to_vec(), &format!("{name} cut to {at}"));
+            for bit in 0..8 {
+                let mut bytes = bytes.clone();
+                bytes[at] ^= 1 << bit;
+                refused_or_cut(&files, name, bytes, &format!("{name}, byte {at}, bit {bit}"));
+            }
+        }
+        // Sectors that read as zeros, or as another file's.
+        for at in (0..bytes.len()).step_by(64) {
+            let end = (at + 64).min(bytes.len());
+            let mut zeros = bytes.clone();
+            zeros[at..end].fill(0);
+            refused_or_cut(&files, name, zeros, &format!("{name}, zeros from {at}"));
+            let mut foreign = bytes.clone();
+            let other = &files[tail];
+            foreign[at..end].iter_mut().zip(other.iter()).for_each(|(byte, other)| *byte = *other);
+            if foreign != *bytes {
+                refused_or_cut(&files, name, foreign, &format!("{name}, another file's bytes from {at}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn what_was_cut_off_stays_cut_off() {
+    let (files, _) = checkpointed();
+    let tail = files.keys().filter(|name| name.ends_with(".log")).next_back().unwrap();
+    let header = crate::record::HEADER_LEN;
+    for len in header..=files[tail].len() {
+        let mut files = files.clone();
+        files.get_mut(tail).unwrap().truncate(len);
+        let disk = SimDisk::with_files(files);
+        let before = contents(&recover(&disk).unwrap());
+        let store = Store::<Text>::open_disk(Arc::new(disk.clone()), tiny()).unwrap();
+        commit(&store, txn(vec![put("/new", "x")])).unwrap();
+        let mut after = before;
+        after.insert("/new".to_owned(), "x".to_owned());
+        assert_eq!(contents(&recover(&disk.kill()).unwrap()), after, "cut to {len}");
+    }
+}
+
+#[test]
+fn garbage_behind_the_end_is_cut_off() {
+    let (files, expected) = checkpointed();
+    let tail = files.keys().filter(|name| name.ends_with(".log")).next_back().unwrap();
+    let whole = &files[tail];
+    for len in 1..200 {
+        for garbage in [vec![0; len], vec![0xff; len], whole[whole.len() - len..].to_vec()] {
+            let bytes = [whole.as_slice(), &garbage].concat();
+            // A copy of the last record has an old revision; it was whole, so it is refused and not cut.
+            match refused_or_cut(&files, tail, bytes, &format!("{len} bytes of garbage")) {
+                Some(recovered) => assert_eq!(contents(&recovered), expected),
+                None => assert!(garbage.ends_with(&whole[whole.len() - len..])),
+            }
+        }
     }
 }
