@@ -25,6 +25,7 @@ mod pods;
 mod quota;
 mod replicaset;
 mod serviceaccount;
+mod servicecidr;
 mod statefulset;
 mod template;
 mod write;
@@ -121,6 +122,7 @@ const CONTROLLERS: &[(&str, Controller)] = &[
     ("certificatesigningrequest-cleaner-controller", |context, _| Box::pin(csr::run_cleaner(context))),
     ("resourcequota-controller", |context, _| Box::pin(quota::run(context))),
     ("disruption-controller", |context, _| Box::pin(disruption::run(context))),
+    ("service-cidr-controller", |context, _| Box::pin(servicecidr::run(context))),
 ];
 
 /// The names that [`Config::controllers`] may hold.
@@ -148,17 +150,6 @@ pub async fn run(context: Context, config: Config) {
         if let Err(error) = ended {
             tracing::error!(%error, "a controller ended unexpectedly");
         }
-    }
-}
-
-/// Runs the controllers while this process holds the lease of `election`: for clusters of several servers, of which one
-/// acts. Returns on shutdown, or when leadership was lost and the controllers have stopped; the process should then end,
-/// as upstream's does, and start anew with fresh caches.
-pub async fn run_as_leader(context: Context, config: Config, election: client::Election) {
-    let (client, shutdown) = (context.client.clone(), context.shutdown.clone());
-    let work = |lost| run(Context { shutdown: lost, ..context }, config);
-    if client::leader::lead(client, election, shutdown, work).await {
-        tracing::error!("leadership was lost, the controllers have stopped");
     }
 }
 

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use controllers::{Config, Grace};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service};
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::api::{Api, DeleteParams, ListParams, PostParams};
 use serde_json::{Value, json};
 
@@ -205,4 +206,40 @@ async fn one_candidate_leads_and_the_next_takes_over() {
     stop_first.cancel();
     assert!(!first.await.expect("no panic"), "shut down, so it does not campaign again");
     assert_eq!(receiver.recv().await, Some("second"), "released, so it need not expire");
+}
+
+/// A network that is added gives out addresses once it is ready, and stays until its last one is free.
+#[tokio::test]
+async fn networks_of_services_come_and_go() {
+    let cluster = Cluster::start(Config::default()).await;
+    let cidrs: Api<ServiceCIDR> = Api::all(cluster.client.clone());
+    let condition = |name: &'static str, status: &'static str| {
+        let cidrs = cidrs.clone();
+        eventually("the condition", move || {
+            let cidrs = cidrs.clone();
+            async move {
+                let conditions = cidrs.get(name).await.ok()?.status?.conditions?;
+                conditions.into_iter().find(|condition| condition.type_ == "Ready" && condition.status == status)
+            }
+        })
+    };
+    condition("kubernetes", "True").await;
+    let service = |name: &str| {
+        let spec = json!({ "clusterIP": "10.96.7.7", "ports": [{ "port": 80 }] });
+        object::<Service>(json!({ "metadata": { "name": name }, "spec": spec }))
+    };
+    let services: Api<Service> = cluster.api();
+    let refused = services.create(&PostParams::default(), &service("early")).await.expect_err("no network has it");
+    assert!(refused.to_string().contains("the range of valid IPs is 10.43.0.0/16"), "{refused}");
+
+    let added: ServiceCIDR = object(json!({ "metadata": { "name": "more" }, "spec": { "cidrs": ["10.96.7.0/24"] } }));
+    cidrs.create(&PostParams::default(), &added).await.expect("created");
+    condition("more", "True").await;
+    services.create(&PostParams::default(), &service("user")).await.expect("created");
+    cidrs.delete("more", &DeleteParams::default()).await.expect("deleted");
+    let waiting = condition("more", "False").await;
+    assert_eq!(waiting.reason, "Terminating");
+    services.create(&PostParams::default(), &service("late")).await.expect_err("the network is to go");
+    services.delete("user", &DeleteParams::default()).await.expect("deleted");
+    eventually("the end of the network", || async { cidrs.get_opt("more").await.ok()?.is_none().then_some(()) }).await;
 }

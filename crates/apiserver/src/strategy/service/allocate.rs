@@ -86,25 +86,57 @@ fn ip_address(cx: &Context<'_>, service: &Value, ip: &str) -> Value {
     })
 }
 
-/// First address and number of addresses of the service range; network and broadcast address are not counted.
-fn range(cidr: &str) -> Option<(u32, u32)> {
-    let (base, bits) = cidr.split_once('/')?;
-    let base = u32::from(base.parse::<Ipv4Addr>().ok()?);
-    let bits: u32 = bits.parse().ok().filter(|b| (8..=30).contains(b))?;
-    Some((base, 1 << (32 - bits)))
+/// A network of cluster IPs. Its first and last address are not given out.
+struct Network {
+    base: u32,
+    size: u32,
+    text: String,
+}
+
+impl Network {
+    fn parse(cidr: &str) -> Option<Self> {
+        let (base, bits) = cidr.split_once('/')?;
+        let base = u32::from(base.parse::<Ipv4Addr>().ok()?);
+        let bits: u32 = bits.parse().ok().filter(|b| (8..=30).contains(b))?;
+        Some(Network { base, size: 1 << (32 - bits), text: cidr.to_owned() })
+    }
+
+    fn has(&self, ip: Ipv4Addr) -> bool {
+        u32::from(ip).checked_sub(self.base).is_some_and(|offset| (1..self.size - 1).contains(&offset))
+    }
+
+    fn free(&self, cx: &Context<'_>) -> Option<String> {
+        // The lower part is left to addresses chosen by hand, as upstream.
+        let lower = (self.size / 16).clamp(16.min(self.size / 2), 256);
+        let at = |offset: u32| Ipv4Addr::from(self.base + offset).to_string();
+        let upper = self.size - lower - 1;
+        let lucky = (0..LUCKY_TRIES).map(|i| lower + (mix(cx.seed, i) % u64::from(upper.max(1))) as u32);
+        let mut offsets = lucky.chain(lower..self.size - 1).chain(1..lower);
+        offsets.find(|offset| cx.view.get(IP_PREFIX, "", &at(*offset)).is_none()).map(at)
+    }
+}
+
+/// The name of the network that the server is configured with.
+const DEFAULT_NETWORK: &str = "kubernetes";
+
+/// The configured network, also before its object is ready, and those that ServiceCIDR objects have added; none that is to go.
+fn networks(cx: &Context<'_>) -> Vec<Network> {
+    let objects: Vec<Value> = cx.view.list("servicecidrs", "").iter().map(|entry| entry.value.value()).collect();
+    let leaves = |object: &Value| meta::at(object, &["metadata", "deletionTimestamp"]).is_some_and(|at| !at.is_null());
+    let ready = |object: &Value| {
+        let mut conditions = items(&object["status"], "conditions");
+        conditions.any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+    };
+    let is_default = |object: &&Value| meta::name(object) == DEFAULT_NETWORK;
+    let default = (!objects.iter().find(is_default).is_some_and(leaves)).then_some(cx.config.service_cidr.as_str());
+    let others = objects.iter().filter(|object| !is_default(object) && ready(object) && !leaves(object));
+    let texts = others.flat_map(|object| items(&object["spec"], "cidrs").filter_map(Value::as_str));
+    default.into_iter().chain(texts).filter_map(Network::parse).collect()
 }
 
 fn free_ip(cx: &Context<'_>) -> Result<String> {
     let full = || StatusError::internal("failed to allocate a serviceIP: range is full");
-    let (base, size) = range(&cx.config.service_cidr).ok_or_else(full)?;
-    // The lower part is left to addresses chosen by hand, as upstream.
-    let lower = (size / 16).clamp(16.min(size / 2), 256);
-    let taken = |offset: u32| cx.view.get(IP_PREFIX, "", &Ipv4Addr::from(base + offset).to_string()).is_some();
-    let upper = size - lower - 1;
-    let lucky = (0..LUCKY_TRIES).map(|i| lower + (mix(cx.seed, i) % u64::from(upper.max(1))) as u32);
-    let in_order = (lower..size - 1).chain(1..lower);
-    let offset = lucky.chain(in_order).find(|o| !taken(*o)).ok_or_else(full)?;
-    Ok(Ipv4Addr::from(base + offset).to_string())
+    networks(cx).iter().find_map(|network| network.free(cx)).ok_or_else(full)
 }
 
 /// A different number for each try of one seed.
@@ -125,12 +157,12 @@ fn wanted_ip(cx: &Context<'_>, object: &Value, wanted: &str) -> Result<String> {
         invalid(object, Error::invalid(&path, &json!([wanted]), &detail))
     };
     let ip: Ipv4Addr = wanted.parse().map_err(|_| refuse("not a valid address"))?;
-    let inside = range(&cx.config.service_cidr)
-        .is_some_and(|(base, size)| u32::from(ip) > base && u32::from(ip) < base + size - 1);
-    if !inside {
+    let networks = networks(cx);
+    if !networks.iter().any(|network| network.has(ip)) {
+        let valid: Vec<&str> = networks.iter().map(|network| network.text.as_str()).collect();
         return Err(refuse(&format!(
             "the provided network does not match the current range, the range of valid IPs is {}",
-            cx.config.service_cidr
+            valid.join(", ")
         )));
     }
     if cx.view.get(IP_PREFIX, "", wanted).is_some() {
