@@ -135,12 +135,13 @@ impl Api {
         self.change_sub(name, None, change).await
     }
 
-    /// The same with a subresource.
+    /// The same with a subresource. A status is written into the object as read, as typed clients do.
     pub async fn change_sub(&self, name: &str, sub: Option<&str>, change: impl Fn(&mut Value)) -> Result<Value> {
         let below: Vec<&str> = [Some(name), sub].into_iter().flatten().collect();
+        let read = if sub == Some("status") { &below[..1] } else { &below[..] };
         let mut last = anyhow!("never tried");
         for _ in 0..20 {
-            let mut object = self.send("GET", &below, &[], None).await?;
+            let mut object = self.send("GET", read, &[], None).await?;
             change(&mut object);
             match self.send("PUT", &below, &[], Some(&object)).await {
                 Err(error) if failure(&error).is_some_and(|status| status.code == 409) => last = error,

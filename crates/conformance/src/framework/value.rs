@@ -35,6 +35,24 @@ pub fn resource_version(object: &Value) -> &str {
     text(object, "/metadata/resourceVersion")
 }
 
+/// The resourceVersion as a number, which it must be: decimal, positive, without leading zeros.
+pub fn revision(object: &Value) -> Result<u128> {
+    let written = resource_version(object);
+    match written.parse::<u128>() {
+        Ok(number) if number > 0 && number.to_string() == written => Ok(number),
+        _ => bail!("{}: resourceVersion {written:?} is not a positive decimal number", brief(object)),
+    }
+}
+
+/// The second of two states of an object must be the later one.
+pub fn newer(before: &Value, after: &Value) -> Result<()> {
+    let (first, second) = (revision(before)?, revision(after)?);
+    if first < second {
+        return Ok(());
+    }
+    bail!("{}: resourceVersion {second} after {first}", brief(after))
+}
+
 /// Enough of an object to say which it is.
 pub fn brief(object: &Value) -> String {
     format!("{} {}", text(object, "/kind"), name(object))
@@ -123,6 +141,17 @@ mod tests {
         assert!(!contains(&whole, &json!({"b": [{"c": 3}]})));
         assert!(!contains(&whole, &json!({"b": []})));
         assert!(!contains(&whole, &json!({"e": null})));
+    }
+
+    #[test]
+    fn revisions_are_decimal_and_ordered_as_numbers() {
+        let at = |revision: &str| json!({"metadata": {"resourceVersion": revision}});
+        assert!(newer(&at("9"), &at("10")).is_ok());
+        assert!(newer(&at("10"), &at("9")).is_err());
+        assert!(newer(&at("9"), &at("9")).is_err());
+        for wrong in ["", "0", "07", "+7", "7a", "-1"] {
+            assert!(revision(&at(wrong)).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! sig-auth.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use base64::Engine as _;
@@ -77,7 +78,8 @@ async fn update_account(cx: Arc<Cx>) -> Result<()> {
     let made =
         accounts.create(&json!({"metadata": {"name": "subject"}, "automountServiceAccountToken": false})).await?;
     expect(&made, "/automountServiceAccountToken", false)?;
-    accounts.change("subject", |account| account["automountServiceAccountToken"] = true.into()).await?;
+    let updated = accounts.change("subject", |account| account["automountServiceAccountToken"] = true.into()).await?;
+    expect(&updated, "/automountServiceAccountToken", true)?;
     expect(&accounts.get("subject").await?, "/automountServiceAccountToken", true)
 }
 
@@ -88,28 +90,39 @@ async fn root_certificate(cx: Arc<Cx>) -> Result<()> {
         let certificate = text(map, "/data/ca.crt");
         when(certificate.contains("BEGIN CERTIFICATE"), || format!("ca.crt is {certificate:?}"))
     };
-    let first = maps.wait_one(NAME, SOON, "root certificate", filled).await?;
+    const LIMIT: Duration = Duration::from_secs(30);
+    let first = maps.wait_one(NAME, LIMIT, "root certificate", filled).await?;
     cx.step("deleted, it comes back");
-    maps.delete(NAME).await?;
-    let again = maps.wait_one(NAME, SOON, "root certificate after its deletion", |map| {
+    maps.delete_with(NAME, &json!({"gracePeriodSeconds": 0})).await?;
+    let again = maps.wait_one(NAME, LIMIT, "root certificate after its deletion", |map| {
         when(uid(map) != uid(&first), || "still the old one".to_owned())?;
         filled(map)
     });
     again.await?;
     cx.step("changed, it is mended");
-    maps.change(NAME, |map| map["data"] = json!({"ca.crt": ""})).await?;
-    maps.wait_one(NAME, SOON, "root certificate after a change", filled).await?;
+    // Whatever else the object had, and without a word on which state of it is meant.
+    let spoilt = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": NAME}, "data": {"ca.crt": ""}});
+    maps.send("PUT", &[NAME], &[], Some(&spoilt)).await?;
+    maps.wait_one(NAME, LIMIT, "root certificate after a change", filled).await?;
     Ok(())
 }
 
 async fn token_review(cx: Arc<Cx>) -> Result<()> {
     let accounts = cx.api(&kinds::SERVICE_ACCOUNT);
     let made = accounts.create(&json!({"metadata": {"name": "subject"}})).await?;
-    let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "metadata": {}, "spec": {}});
+    // As typed clients write an empty request.
+    let request = json!({
+        "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "metadata": {"creationTimestamp": null},
+        "spec": {"audiences": null, "expirationSeconds": null, "boundObjectRef": null},
+        "status": {"token": "", "expirationTimestamp": null},
+    });
     let answer = accounts.send("POST", &["subject", "token"], &[], Some(&request)).await?;
     let token = text(&answer, "/status/token");
     ensure!(!token.is_empty(), "no token was made: {answer}");
-    let review = cx.api(&kinds::TOKEN_REVIEW).create(&json!({"spec": {"token": token}})).await?;
+    let review = cx
+        .api(&kinds::TOKEN_REVIEW)
+        .create(&json!({"metadata": {"creationTimestamp": null}, "spec": {"token": token}, "status": {"user": {}}}))
+        .await?;
     expect(&review, "/status/authenticated", true)?;
     ensure!(text(&review, "/status/error").is_empty(), "error {}", text(&review, "/status/error"));
     expect(&review, "/status/user/username", format!("system:serviceaccount:{}:subject", cx.ns))?;

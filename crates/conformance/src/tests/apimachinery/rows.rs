@@ -24,10 +24,11 @@ fn condition(kind: &str) -> Value {
 
 static FLOW_SCHEMAS: Row = Row {
     kind: &kinds::FLOW_SCHEMA,
-    object: |_, number| {
+    object: |_, _| {
         json!({"metadata": {}, "spec": {
-            "matchingPrecedence": 9000 + number,
+            "matchingPrecedence": 10000,
             "priorityLevelConfiguration": {"name": "global-default"},
+            "distinguisherMethod": {"type": "ByUser"},
             "rules": [{
                 "subjects": [{"kind": "User", "user": {"name": "example-conformance-user"}}],
                 "nonResourceRules": [{"verbs": ["*"], "nonResourceURLs": ["*"]}],
@@ -35,12 +36,8 @@ static FLOW_SCHEMAS: Row = Row {
         }})
     },
     patch: || json!({"spec": {"matchingPrecedence": 9999}}),
-    update: || json!({"spec": {"matchingPrecedence": 9998}}),
-    status: Some(|| {
-        json!({"conditions": [{
-            "type": "PatchStatusFailed", "status": "False", "reason": "Tested", "message": "by a test",
-        }]})
-    }),
+    update: || json!({"spec": {"matchingPrecedence": 9000}}),
+    status: Some(|| json!({"conditions": [{"type": "PatchStatusFailed", "status": "False", "reason": "Tested"}]})),
 };
 
 static PRIORITY_LEVELS: Row = Row {
@@ -52,12 +49,8 @@ static PRIORITY_LEVELS: Row = Row {
         }})
     },
     patch: || json!({"spec": {"limited": {"nominalConcurrencyShares": 4}}}),
-    update: || json!({"spec": {"limited": {"nominalConcurrencyShares": 8}}}),
-    status: Some(|| {
-        json!({"conditions": [{
-            "type": "PatchStatusFailed", "status": "False", "reason": "Tested", "message": "by a test",
-        }]})
-    }),
+    update: || json!({"spec": {"limited": {"nominalConcurrencyShares": 6}}}),
+    status: Some(|| json!({"conditions": [{"type": "PatchStatusFailed", "status": "False", "reason": "Tested"}]})),
 };
 
 /// Deployments: what the policies of these rows match.
@@ -82,8 +75,8 @@ static VALIDATING_POLICIES: Row = Row {
 static VALIDATING_BINDINGS: Row = Row {
     kind: &kinds::VALIDATING_POLICY_BINDING,
     object: |_, _| json!({"metadata": {}, "spec": {"policyName": "replicalimit-policy.example.com", "validationActions": ["Deny"]}}),
-    patch: || json!({}),
-    update: || json!({}),
+    patch: || json!({"spec": {"validationActions": ["Warn"]}}),
+    update: || json!({"spec": {"validationActions": ["Deny"]}}),
     status: None,
 };
 

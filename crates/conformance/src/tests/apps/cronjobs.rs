@@ -99,7 +99,7 @@ async fn quiet(cx: &Cx, known: usize) -> Result<()> {
 
 async fn remove(cx: &Cx) -> Result<()> {
     let cron_jobs = cx.api(&kinds::CRON_JOB);
-    cron_jobs.delete(NAME).await?;
+    cron_jobs.delete_with(NAME, &json!({"propagationPolicy": "Background"})).await?;
     cron_jobs.wait_gone(NAME, SOON).await
 }
 
@@ -140,11 +140,24 @@ async fn replaces(cx: Arc<Cx>) -> Result<()> {
     let running = unfinished(&cx).await?;
     ensure!(running == [replaced.clone()], "running jobs {running:?}, active {replaced}");
     cx.step("the job is replaced");
+    // At no moment two that are not being deleted, and in the end another.
+    let mut together = Vec::new();
+    let alone = |jobs: &Objects| {
+        let stays = |job: &&Value| at(job, "/metadata/deletionTimestamp").is_null();
+        let alive: Vec<&str> = jobs.values().filter(stays).map(name).collect();
+        if alive.len() > 1 {
+            together = alive.iter().map(|job| (*job).to_owned()).collect();
+            return Ok(());
+        }
+        when(alive.first().is_some_and(|job| *job != replaced), || format!("alive {alive:?}"))
+    };
+    cx.api(&kinds::JOB).wait(&[], Duration::from_secs(90), "another job", alone).await?;
+    ensure!(together.is_empty(), "jobs side by side: {together:?}");
     let other = |cron_job: &Value| {
         let active = items(cron_job, "/status/active");
         when(active.len() == 1 && text(&active[0], "/name") != replaced, || format!("active {active:?}"))
     };
-    let next = cx.api(&kinds::CRON_JOB).wait_one(NAME, Duration::from_secs(90), "replacement", other).await?;
+    let next = cx.api(&kinds::CRON_JOB).wait_one(NAME, SOON, "replacement", other).await?;
     cx.api(&kinds::JOB).wait_gone(&replaced, SOON).await?;
     let running = unfinished(&cx).await?;
     ensure!(running == [text(&next, "/status/active/0/name")], "running jobs {running:?}");

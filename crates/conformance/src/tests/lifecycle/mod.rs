@@ -130,7 +130,9 @@ pub async fn operations(cx: Arc<Cx>, row: &Row) -> Result<()> {
     cx.step("patch, update");
     let mut patch = annotated("patched");
     overlay(&mut patch, &(row.patch)());
-    expect_part(&api.patch(&subject, Patch::Merge, &patch).await?, &patch, "patched")?;
+    let patched = api.patch(&subject, Patch::Merge, &patch).await?;
+    expect_part(&patched, &patch, "patched")?;
+    newer(&made[2], &patched)?;
     let mut update = annotated("updated");
     overlay(&mut update, &(row.update)());
     expect_part(&api.change(&subject, |object| overlay(object, &update)).await?, &update, "updated")?;
@@ -168,8 +170,32 @@ pub async fn operations(cx: Arc<Cx>, row: &Row) -> Result<()> {
     api.wait_none(&mine, SOON).await
 }
 
+/// Adds to the conditions of a status what an update adds, and lays the rest of `status` over it, with times a second later.
+fn advance(object: &mut Value, status: &Value) {
+    for (field, value) in status.as_object().into_iter().flatten() {
+        let slot = &mut object["status"][field];
+        match (value.as_array().and_then(|conditions| conditions.first()), value.as_str()) {
+            (Some(condition), _) => {
+                let mut added = condition.clone();
+                added["type"] = "StatusUpdateFailed".into();
+                added["message"] = "set by an update".into();
+                match slot.as_array_mut() {
+                    Some(conditions) => conditions.push(added),
+                    None => *slot = json!([added]),
+                }
+            }
+            (None, Some(time)) => *slot = time.replace("00Z", "01Z").into(),
+            (None, None) => *slot = value.clone(),
+        }
+    }
+}
+
 /// Reads, patches and replaces a status, and leaves the rest of the object alone.
 pub async fn status_of(api: &Api, name: &str, status: &Value) -> Result<()> {
+    let read = api.send("GET", &[name, "status"], &[], None).await?;
+    expect(&read, "/kind", api.kind.kind.as_ref())?;
+    expect(&read, "/apiVersion", api.kind.api_version())?;
+    expect(&read, "/metadata/uid", uid(&api.get(name).await?))?;
     let mut patch = annotated("patched-status");
     patch["status"] = status.clone();
     let patched = api.patch_sub(name, "status", Patch::Merge, &patch).await?;
@@ -180,11 +206,22 @@ pub async fn status_of(api: &Api, name: &str, status: &Value) -> Result<()> {
     expect(&read, "/metadata/uid", uid(&patched))?;
     let updated = api.change_sub(name, Some("status"), |object| {
         overlay(object, &annotated("updated-status"));
-        object["status"] = status.clone();
+        advance(object, status);
     });
     let updated = updated.await?;
     expect(&updated, "/metadata/annotations/updated-status", "true")?;
-    expect_part(&updated["status"], status, "replaced status")
+    let mut wanted = json!({});
+    advance(&mut wanted, status);
+    for (field, value) in wanted["status"].as_object().into_iter().flatten() {
+        match value.as_array().and_then(|conditions| conditions.first()) {
+            Some(condition) => {
+                let there = items(&updated, &format!("/status/{field}")).iter().any(|have| contains(have, condition));
+                ensure!(there, "the replaced status lacks {condition}: {}", updated["status"]);
+            }
+            None => expect(&updated, &format!("/status/{field}"), value.clone())?,
+        }
+    }
+    Ok(())
 }
 
 /// Create two, get, patch, update, list, delete, create another, deletecollection: objects that are found by labels which the

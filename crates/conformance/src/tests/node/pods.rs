@@ -32,8 +32,12 @@ async fn replace_template(cx: Arc<Cx>) -> Result<()> {
 async fn patch_status(cx: Arc<Cx>) -> Result<()> {
     let api = cx.api(&kinds::POD);
     cx.start(&pod("subject", idle("main"))).await?;
-    let patch = json!({"status": {"message": "Patched by a test", "reason": "Conformance"}});
-    let patched = api.patch_sub("subject", "status", Patch::Strategic, &patch).await?;
+    let patch = json!({
+        "metadata": {"annotations": {"patchedstatus": "true"}},
+        "status": {"message": "Patched by a test", "reason": "Conformance"},
+    });
+    let patched = api.patch_sub("subject", "status", Patch::Merge, &patch).await?;
+    expect(&patched, "/metadata/annotations/patchedstatus", "true")?;
     expect(&patched, "/status/message", "Patched by a test")?;
     expect(&patched, "/status/reason", "Conformance")?;
     expect(&patched, "/status/phase", "Running")
