@@ -110,8 +110,21 @@ fn stored(server: &ApiServer, row: &ResourceRow, object: &Value) -> Option<Value
     Some(Object::value(&entry.value))
 }
 
+/// Another server that starts at the same time does the same; the later one looks again.
+const TRIES: usize = 5;
+
 /// Creates an object, or reconciles the one that is there without undoing what its owner changed.
 async fn ensure(server: &ApiServer, wanted: &Value) -> Result<()> {
+    for _ in 1..TRIES {
+        match try_ensure(server, wanted).await {
+            Err(error) if error.code == 409 => {}
+            done => return done,
+        }
+    }
+    try_ensure(server, wanted).await
+}
+
+async fn try_ensure(server: &ApiServer, wanted: &Value) -> Result<()> {
     let row = row_of(server, wanted)?;
     let path = path_of(&row, wanted);
     let named = format!("{path}/{}", meta::name(wanted));
@@ -128,6 +141,16 @@ async fn ensure(server: &ApiServer, wanted: &Value) -> Result<()> {
 
 /// Creates an object of the server's own, or sets it to what is wanted now (its address may have changed).
 async fn replace(server: &ApiServer, wanted: &Value) -> Result<()> {
+    for _ in 1..TRIES {
+        match try_replace(server, wanted).await {
+            Err(error) if error.code == 409 => {}
+            done => return done,
+        }
+    }
+    try_replace(server, wanted).await
+}
+
+async fn try_replace(server: &ApiServer, wanted: &Value) -> Result<()> {
     let row = row_of(server, wanted)?;
     let path = path_of(&row, wanted);
     if stored(server, &row, wanted).is_none() {

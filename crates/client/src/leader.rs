@@ -151,6 +151,18 @@ impl Candidate {
     }
 }
 
+/// Campaigns for as long as the process lives: `work` runs whenever this candidate leads, as [`lead`] says. So a process need not end
+/// when it loses a lease, provided that nothing of one term of `work` lives on into the next.
+pub async fn campaign<F, Fut>(client: kube::Client, election: Election, shutdown: CancellationToken, mut work: F)
+where
+    F: FnMut(CancellationToken) -> Fut,
+    Fut: Future<Output = ()>,
+{
+    while lead(client.clone(), election.clone(), shutdown.clone(), &mut work).await {
+        tracing::warn!(lease = election.name, "leadership is lost, campaigning again");
+    }
+}
+
 /// Waits for leadership, then runs `work` until it ends, leadership is lost or `shutdown` comes; `work` gets a token that
 /// is cancelled in the latter two cases, and is waited for. Returns true if the process may campaign again.
 pub async fn lead<F, Fut>(client: kube::Client, election: Election, shutdown: CancellationToken, work: F) -> bool

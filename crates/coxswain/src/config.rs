@@ -10,6 +10,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::datastore::{Datastore, DatastoreArgs};
 use crate::logging::LogFormat;
 use crate::{host, pause};
 
@@ -67,9 +68,8 @@ pub struct ServerArgs {
     cluster_dns: Option<Ipv4Addr>,
     #[arg(long, default_value = "cluster.local")]
     cluster_domain: String,
-    /// Where state is stored: `embedded`, or `memory` for a throw-away cluster
-    #[arg(long, default_value = "embedded")]
-    datastore_endpoint: String,
+    #[command(flatten)]
+    datastore: DatastoreArgs,
     /// Where to write the administrator's kubeconfig [default: <data-dir>/kubeconfig.yaml]
     #[arg(long)]
     write_kubeconfig: Option<PathBuf>,
@@ -142,7 +142,7 @@ pub struct Server {
     pub port: u16,
     /// First address of the service network: the API server's own service.
     pub service_ip: Ipv4Addr,
-    pub in_memory: bool,
+    pub datastore: Datastore,
     pub kubeconfig: PathBuf,
     pub agent: bool,
     pub disabled: Vec<String>,
@@ -191,11 +191,7 @@ impl Server {
         if let Some(part) = args.disable.iter().find(|p| !PARTS.contains(&p.as_str())) {
             bail!("--disable {part}: unknown part, there are {}", PARTS.join(", "));
         }
-        let in_memory = match args.datastore_endpoint.as_str() {
-            "embedded" => false,
-            "memory" => true,
-            other => bail!("--datastore-endpoint {other}: this version stores in `embedded` or `memory` only"),
-        };
+        let datastore = args.datastore.into_datastore()?;
         let host = Host::from_args(args.host)?;
         Ok(Server {
             port: args.https_listen_port,
@@ -206,13 +202,13 @@ impl Server {
                 cluster_domain: args.cluster_domain,
             },
             service_ip: Ipv4Addr::from(u32::from(base) + 1),
-            in_memory,
+            datastore,
             kubeconfig: args.write_kubeconfig.unwrap_or_else(|| host.data_dir.join("kubeconfig.yaml")),
-            event_ttl: (!args.event_ttl.is_zero()).then_some(args.event_ttl),
             agent: !args.disable_agent,
             disabled: args.disable,
             token: args.token,
             tls_san: args.tls_san,
+            event_ttl: (!args.event_ttl.is_zero()).then_some(args.event_ttl),
             host,
         })
     }

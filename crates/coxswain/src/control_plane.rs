@@ -15,21 +15,15 @@ use apiserver::{ApiServer, Components, Startup, admission, bootstrap, nonresourc
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 use crate::config::Server;
 use crate::pki::{ClusterSigner, ExpiryLater, Pki, Rotating};
 use crate::process::Process;
 use crate::{GIT_VERSION, join};
 
-/// Opens the store that the configuration names.
-pub fn open_store(config: &Server) -> Result<ObjectStore> {
-    if config.in_memory {
-        return Ok(ObjectStore::in_memory(store::Options::default()));
-    }
-    let dir = config.host.data_dir.join("db");
-    crate::files::private_dir(&dir)?;
-    ObjectStore::open(&dir, store::Options::default()).context("cannot open the state store")
-}
+/// As whom the process fills its caches: the controller manager may list everything that is watched here.
+pub const READER: &str = "system:kube-controller-manager";
 
 /// Builds the API server. Nothing is listening yet.
 /// `token` is the secret with which agents join.
@@ -47,13 +41,13 @@ pub fn build(config: &Server, pki: &Pki, token: &str, store: ObjectStore) -> Res
         table: apimachinery::resource::builtin().clone(),
         authenticator,
         admission: admission::default_chain(authorizer.clone()),
-            event_ttl: config.event_ttl,
         authorizer,
         strategies: Strategies::new(services),
         settings: Settings {
             service_cidr: config.cluster.service_cidr.clone(),
             node_ports: (30000, 32767),
             advertise: advertised(config).to_string(),
+            event_ttl: config.event_ttl,
             serving_ca: pki.server_ca.certificate.clone(),
         },
         dialer: Dialer::new(&kubelet_client_tls(pki)?),
@@ -138,12 +132,43 @@ pub fn start(config: &Server, pki: &Pki, api: &ApiServer, process: &Process) {
             signer: Some(Arc::new(ClusterSigner::new(pki))),
             ..controllers::Config::default()
         };
-        process.tasks.spawn(controllers::run(context, settings));
+        lead(config, process, "kube-controller-manager", context, move |context| {
+            controllers::run(context, settings.clone())
+        });
     }
     if config.enabled("scheduler") {
         let context = process.context("system:kube-scheduler", &[]);
-        process.tasks.spawn(scheduler::run(context, scheduler::Config::default()));
+        lead(config, process, "kube-scheduler", context, |context| {
+            scheduler::run(context, scheduler::Config::default())
+        });
     }
+}
+
+/// Runs `work` in one server of the cluster at a time, by upstream's Lease. Where there can be no other server it runs at once.
+fn lead<F, Fut>(config: &Server, process: &Process, lease: &str, context: client::Context, work: F)
+where
+    F: Fn(client::Context) -> Fut + Send + 'static,
+    Fut: Future<Output = ()> + Send + 'static,
+{
+    if !config.datastore.is_shared() {
+        process.tasks.spawn(work(context));
+        return;
+    }
+    let identity = format!("{}_{:016x}", config.host.node_name, rand::random::<u64>());
+    let election = client::Election::new(lease, &identity);
+    let (candidate, shutdown) = (context.client.clone(), process.shutdown.clone());
+    let reader = process.clients.client_as(READER, &[]);
+    // Handlers stay with their informer, so who leads a second time does so on caches that end with the term. Losing the lease is
+    // rare enough that all other terms are the first, which shares the caches of the process.
+    let mut terms = 0;
+    process.tasks.spawn(client::leader::campaign(candidate, election, shutdown, move |lost: CancellationToken| {
+        terms += 1;
+        let informers = match terms {
+            1 => context.informers.clone(),
+            _ => client::Informers::new(reader.clone(), lost.clone()),
+        };
+        work(client::Context { informers, shutdown: lost, ..context.clone() })
+    }));
 }
 
 async fn write_role(client: kube::Client, role: serde_json::Value) {

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
@@ -65,15 +66,23 @@ pub fn read_optional(path: &Path) -> Result<Option<String>> {
 /// One process per data folder.
 pub fn lock(data_dir: &Path) -> Result<Flock<fs::File>> {
     let path = data_dir.join("lock");
-    let file = fs::File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(lock),
-        Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
-            bail!("another coxswain is running on {}", data_dir.display())
+    let mut file = fs::File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
+    let deadline = Instant::now() + UNLOCKED_WITHIN;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((again, nix::errno::Errno::EWOULDBLOCK)) if Instant::now() < deadline => file = again,
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
+                bail!("another coxswain is running on {}", data_dir.display())
+            }
+            Err((_, errno)) => return Err(errno).with_context(|| format!("cannot lock {}", path.display())),
         }
-        Err((_, errno)) => Err(errno).with_context(|| format!("cannot lock {}", path.display())),
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
+
+/// A process that was killed holds its files until the last of its threads has ended.
+const UNLOCKED_WITHIN: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {

@@ -16,21 +16,28 @@ const FACTS_NAMESPACE: &str = "kube-system";
 const FACTS_NAME: &str = "coxswain-cluster";
 const FORMAT: &str = "K10";
 
-/// The secret of this server's tokens: given, or made at the first start and kept. Writes the whole token for agents beside it.
-pub fn secret(data_dir: &Path, given: Option<&str>, authority_pem: &str) -> Result<String> {
+/// The secret of this server's tokens: given, or made at the first start and kept.
+pub fn secret(data_dir: &Path, given: Option<&str>) -> Result<String> {
     let path = data_dir.join("token");
     let secret = match (given, files::read_optional(&path)?) {
         (Some(token), _) => Token::parse(token)?.secret,
         (None, Some(kept)) => kept.trim().to_owned(),
         (None, None) => {
             let bytes: [u8; 24] = rand::random();
-            bytes.iter().map(|b| format!("{b:02x}")).collect()
+            let made: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
+            // Before anything is encrypted with it.
+            files::write_private(&path, made.as_bytes())?;
+            made
         }
     };
-    files::write_changed(&path, secret.as_bytes())?;
-    let token = format!("{FORMAT}{}::{secret}\n", digest(authority_pem));
-    files::write_changed(&data_dir.join("node-token"), token.as_bytes())?;
     Ok(secret)
+}
+
+/// Keeps the secret, now that it has proved right, and writes the whole token, as agents want it, beside it.
+pub fn write_token(data_dir: &Path, secret: &str, authority_pem: &str) -> Result<()> {
+    files::write_changed(&data_dir.join("token"), secret.as_bytes())?;
+    let token = format!("{FORMAT}{}::{secret}\n", digest(authority_pem));
+    files::write_changed(&data_dir.join("node-token"), token.as_bytes())
 }
 
 /// A token as an agent is given it.
@@ -92,8 +99,9 @@ mod tests {
     #[test]
     fn tokens_name_the_authority() {
         let dir = tempfile::tempdir().unwrap();
-        let made = secret(dir.path(), None, "PEM\n").unwrap();
-        assert_eq!(secret(dir.path(), None, "PEM\n").unwrap(), made, "kept");
+        let made = secret(dir.path(), None).unwrap();
+        assert_eq!(secret(dir.path(), None).unwrap(), made, "kept");
+        write_token(dir.path(), &made, "PEM\n").unwrap();
         let whole = std::fs::read_to_string(dir.path().join("node-token")).unwrap();
         let token = Token::parse(&whole).unwrap();
         assert_eq!(
@@ -101,8 +109,8 @@ mod tests {
             (&*made, Some(true), Some(false))
         );
         assert_eq!(Token::parse("plain").unwrap().believes("PEM"), None);
-        assert_eq!(secret(dir.path(), Some(&whole), "PEM").unwrap(), made, "a server takes its own whole token too");
-        assert_eq!(secret(dir.path(), Some("new"), "PEM").unwrap(), "new");
+        assert_eq!(secret(dir.path(), Some(&whole)).unwrap(), made, "a server takes its own whole token too");
+        assert_eq!(secret(dir.path(), Some("new")).unwrap(), "new");
         for bad in ["", " ", "two words", "K10abc::"] {
             assert!(Token::parse(bad).is_err(), "{bad}");
         }

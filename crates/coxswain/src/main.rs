@@ -5,6 +5,7 @@ mod check;
 mod clients;
 mod config;
 mod control_plane;
+mod datastore;
 mod files;
 mod hollow;
 mod host;
@@ -46,6 +47,15 @@ enum Command {
     Hollow(Box<hollow::HollowArgs>),
     /// Say what this machine lacks to run such a server, one line each with the mend
     Check(Box<config::ServerArgs>),
+    /// What is to be done with a cluster's state while no server runs
+    #[command(subcommand)]
+    Datastore(DatastoreCommand),
+}
+
+#[derive(Subcommand)]
+enum DatastoreCommand {
+    /// Move a cluster: copy its state from one data store to another, empty one
+    Copy(datastore::CopyArgs),
 }
 
 fn main() -> ExitCode {
@@ -64,6 +74,7 @@ fn main() -> ExitCode {
             with(config::Agent::from_args(*args), |config| run(&config.host.clone(), agent::run(config)))
         }
         Command::Hollow(args) => hollow::run(*args),
+        Command::Datastore(DatastoreCommand::Copy(args)) => datastore::copy(args),
         Command::Check(args) => with(config::Server::from_args(*args), |config| check::run(&config)),
     }
 }

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clients::InProcessClients;
 use crate::config::Server;
+use crate::datastore::{self, Datastore};
 use crate::node::Node;
 use crate::pki::{self, Names, Pki};
 use crate::process::{Process, Signals};
@@ -24,11 +25,16 @@ pub async fn run(config: Server) -> Result<()> {
     let listener = control_plane::listen(&config).await?;
     rustls::crypto::ring::default_provider().install_default().ok();
 
-    let pki = Pki::open(&config.host.data_dir.join("tls"), &names(&config)).context("cannot set up certificates")?;
+    let secret = join::secret(&config.host.data_dir, config.token.as_deref())?;
+    let tls_dir = config.host.data_dir.join("tls");
+    if let Datastore::Etcd(etcd) = &config.datastore {
+        datastore::share(etcd, &tls_dir, &secret).await?;
+    }
+    let pki = Pki::open(&tls_dir, &names(&config)).context("cannot set up certificates")?;
     let pki = Arc::new(pki);
-    let token = join::secret(&config.host.data_dir, config.token.as_deref(), &pki.server_ca.certificate)?;
-    let store = control_plane::open_store(&config)?;
-    let api = control_plane::build(&config, &pki, &token, store.clone())?;
+    join::write_token(&config.host.data_dir, &secret, &pki.server_ca.certificate)?;
+    let store = config.datastore.open(&config.host.data_dir).await?;
+    let api = control_plane::build(&config, &pki, &secret, store.clone())?;
     progress.step(format_args!("state store open at revision {}", store.revision()));
 
     // The API stops last: components say goodbye through it.
@@ -41,8 +47,8 @@ pub async fn run(config: Server) -> Result<()> {
 
     let shutdown = CancellationToken::new();
     let clients = Arc::new(InProcessClients::new(api.clone()));
-    // One cache for all of the process: it reads as the controller manager, which may list everything that is watched here.
-    let reader = clients.client_as("system:kube-controller-manager", &[]);
+    // One cache for all of the process.
+    let reader = clients.client_as(control_plane::READER, &[]);
     let process = Process::new(clients, reader, shutdown.clone());
     let outcome = work(&config, &pki, &api, &process, &progress).await;
 

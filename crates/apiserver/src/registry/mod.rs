@@ -9,6 +9,7 @@ pub mod convert;
 mod create;
 mod delete;
 mod filter;
+mod fresh;
 mod list;
 mod managed;
 mod meta;
@@ -35,6 +36,7 @@ use crate::server::{ApiServer, Call};
 
 /// Carries out one authorised request for a resource.
 pub async fn dispatch(server: &ApiServer, call: Call, body: Body) -> Result<Response> {
+    fresh::wait(server, &call).await?;
     if !call.info.subresource.is_empty() {
         return subresource::dispatch(server, call, body).await;
     }

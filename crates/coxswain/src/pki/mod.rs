@@ -65,8 +65,8 @@ impl Pki {
 
     fn with_leaf_life(dir: &Path, names: &Names, life: Duration) -> Result<Self> {
         files::private_dir(dir)?;
-        let server_ca = Arc::new(Authority::open(dir, "server-ca", "coxswain-server-ca")?);
-        let client_ca = Arc::new(Authority::open(dir, "client-ca", "coxswain-client-ca")?);
+        let server_ca = Arc::new(server_authority(dir)?);
+        let client_ca = Arc::new(client_authority(dir)?);
         let rotating = |authority: &Arc<Authority>, subject: Subject| {
             Rotating::open(dir, authority.clone(), subject, life).map(Arc::new)
         };
@@ -108,6 +108,27 @@ impl Pki {
         let due = self.certificates().into_iter().filter(|certificate| certificate.renewal_due() <= now);
         due.map(|certificate| certificate.renew().map(|()| certificate.name())).collect()
     }
+}
+
+/// The files that every server of a cluster has the same of.
+pub const SHARED: [&str; 5] =
+    ["server-ca.crt", "server-ca.key", "client-ca.crt", "client-ca.key", "service-account.key"];
+
+/// Makes those of [`SHARED`] that `dir` lacks.
+pub fn make_shared(dir: &Path) -> Result<()> {
+    files::private_dir(dir)?;
+    server_authority(dir)?;
+    client_authority(dir)?;
+    service_account_key(dir)?;
+    Ok(())
+}
+
+fn server_authority(dir: &Path) -> Result<Authority> {
+    Authority::open(dir, "server-ca", "coxswain-server-ca")
+}
+
+fn client_authority(dir: &Path) -> Result<Authority> {
+    Authority::open(dir, "client-ca", "coxswain-client-ca")
 }
 
 fn api_names(names: &Names) -> Vec<String> {

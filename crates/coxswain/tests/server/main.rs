@@ -3,8 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so best by ending")]
 
 mod clients;
+mod datastore;
 mod durable;
 mod hollow;
 mod node;
+mod snapshot;
 mod start;
 mod support;

@@ -92,7 +92,12 @@ impl Site {
 
     /// The one line with which a server refuses to start.
     pub fn refused(&self, more: &[&str]) -> String {
-        let data = self.data().display().to_string();
+        self.refused_in(&self.data(), more)
+    }
+
+    /// As [`Site::refused`], on another data folder.
+    pub fn refused_in(&self, data: &Path, more: &[&str]) -> String {
+        let data = data.display().to_string();
         let (code, _, errors) = self.run(&Self::server_words(&data, more));
         assert_eq!((code, errors.lines().count()), (1, 1), "{errors}");
         errors.trim_end().to_owned()
@@ -100,8 +105,13 @@ impl Site {
 
     /// A server that has come up.
     pub fn start(&self, more: &[&str]) -> Server {
-        let data = self.data();
-        let log = self.path("server.log");
+        self.start_in(&self.data(), more)
+    }
+
+    /// As [`Site::start`], on another data folder.
+    pub fn start_in(&self, data: &Path, more: &[&str]) -> Server {
+        let data = data.to_owned();
+        let log = data.with_extension("log");
         let errors = fs::OpenOptions::new().create(true).append(true).mode(0o600).open(&log).unwrap();
         let mut child = self
             .command(&Self::server_words(&data.display().to_string(), more))
@@ -191,6 +201,10 @@ impl Drop for Server {
 
 /// TLS to the API server, with the certificate and key in `pair` (PEM), or none.
 pub async fn tls(data: &Path, pair: Option<(&str, &str)>, protocol: &[u8]) -> std::io::Result<TlsStream<TcpStream>> {
+    tls_at(PORT, tls_config(data, pair, protocol)).await
+}
+
+fn tls_config(data: &Path, pair: Option<(&str, &str)>, protocol: &[u8]) -> rustls::ClientConfig {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(data.join("tls/server-ca.crt")).unwrap()).unwrap();
     let builder = rustls::ClientConfig::builder().with_root_certificates(roots);
@@ -202,7 +216,11 @@ pub async fn tls(data: &Path, pair: Option<(&str, &str)>, protocol: &[u8]) -> st
         None => builder.with_no_client_auth(),
     };
     config.alpn_protocols = vec![protocol.to_vec()];
-    let socket = TcpStream::connect(("127.0.0.1", PORT)).await?;
+    config
+}
+
+async fn tls_at(port: u16, config: rustls::ClientConfig) -> std::io::Result<TlsStream<TcpStream>> {
+    let socket = TcpStream::connect(("127.0.0.1", port)).await?;
     let name = ServerName::try_from("localhost").unwrap();
     TlsConnector::from(Arc::new(config)).connect(name, socket).await
 }
@@ -219,8 +237,18 @@ impl Client {
         Self::connect_as(data, Some((&read("admin.crt"), &read("admin.key")))).await.unwrap()
     }
 
+    /// As the administrator, to a server on another port.
+    pub async fn connect_at(data: &Path, port: u16) -> Self {
+        let read = |name: &str| fs::read_to_string(data.join("tls").join(name)).unwrap();
+        let config = tls_config(data, Some((&read("admin.crt"), &read("admin.key"))), b"h2");
+        Self::over(tls_at(port, config).await.unwrap()).await.unwrap()
+    }
+
     pub async fn connect_as(data: &Path, pair: Option<(&str, &str)>) -> std::io::Result<Self> {
-        let stream = tls(data, pair, b"h2").await?;
+        Self::over(tls(data, pair, b"h2").await?).await
+    }
+
+    async fn over(stream: TlsStream<TcpStream>) -> std::io::Result<Self> {
         let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
         let (sender, connection) = handshake.map_err(std::io::Error::other)?;
         tokio::spawn(connection);
