@@ -23,7 +23,7 @@ tasks:
   codegen [--check]   generate the schema data of apimachinery from upstream's published OpenAPI
   protobuf [--check]  generate the protobuf field numbers of apimachinery
   layers              check the arrows between crates and the size of files
-  e2e [--dev | --binary=FILE] [--keep] [--repeat=N] [filter]
+  e2e [--dev | --binary=FILE] [--datastore=etcd] [--keep] [--repeat=N] [filter]
                       a real cluster, real containers, real kubectl: the end-to-end test
   conformance [build | images | flags]
                       upstream's own conformance suite, and our tests of newer ones, against a new cluster; `--help` has the flags

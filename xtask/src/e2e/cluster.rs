@@ -15,7 +15,7 @@ const NODE: &str = "node-1";
 const UNBOTHERED: &str =
     "--kubelet-arg 'eviction-hard=memory.available<100Mi' --kubelet-arg image-gc-high-threshold=100";
 const START: &str = r#"eval "set -- $KUBELET_ARGS"
-setsid "$BINARY" server --data-dir "$DATA" --node-name node-1 --node-ip "$SERVER" "$@" --log-level info,coxswain=debug \
+setsid "$BINARY" server --data-dir "$DATA" --node-name node-1 --node-ip "$SERVER" $DATASTORE "$@" --log-level info,coxswain=debug \
   </dev/null >>"$WORK/server.log" 2>&1 &
 echo $! >"$WORK/server.pid"
 "#;
@@ -30,7 +30,12 @@ pub struct Cluster {
 impl Cluster {
     /// Starts from nothing: whatever an earlier run left in `work` goes first.
     pub fn start(binary: &Path, work: &Path, kubectl: &Path) -> Result<Self> {
-        let cluster = Cluster::prepare(binary, work, kubectl)?;
+        Cluster::start_on("", binary, work, kubectl)
+    }
+
+    /// As `start`, with a server that has these flags for its data store.
+    pub fn start_on(datastore: &str, binary: &Path, work: &Path, kubectl: &Path) -> Result<Self> {
+        let cluster = Cluster::prepare_on(datastore, binary, work, kubectl)?;
         let started = Instant::now();
         run(&mut cluster.script("cluster-start"))?;
         cluster.wait_ready(started)?;
@@ -40,11 +45,15 @@ impl Cluster {
 
     /// As `start`, but nothing runs yet: whoever measures the start does it with [`Cluster::starter`].
     pub fn prepare(binary: &Path, work: &Path, kubectl: &Path) -> Result<Self> {
+        Cluster::prepare_on("", binary, work, kubectl)
+    }
+
+    fn prepare_on(datastore: &str, binary: &Path, work: &Path, kubectl: &Path) -> Result<Self> {
         let cluster = Cluster { work: work.to_owned(), kubectl: kubectl.to_owned() };
         cluster.stop();
         let _ = fs::remove_dir_all(work);
         fs::create_dir_all(work)?;
-        cluster.write_scripts(binary)?;
+        cluster.write_scripts(binary, datastore)?;
         Ok(cluster)
     }
 
@@ -78,10 +87,10 @@ impl Cluster {
     }
 
     /// Commands that scenarios use as well: start, stop, kill, further nodes.
-    fn write_scripts(&self, binary: &Path) -> Result<()> {
+    fn write_scripts(&self, binary: &Path, datastore: &str) -> Result<()> {
         let (prefix, _) = NODE_IP.rsplit_once('.').context("an IPv4 address")?;
         let head = format!(
-            "#!/bin/sh -eu\nBINARY={} WORK={} DATA={} SERVER={NODE_IP} PREFIX={prefix} BRIDGE={BRIDGE}\nKUBELET_ARGS=\"{UNBOTHERED}\"\n",
+            "#!/bin/sh -eu\nBINARY={} WORK={} DATA={} SERVER={NODE_IP} PREFIX={prefix} BRIDGE={BRIDGE}\nKUBELET_ARGS=\"{UNBOTHERED}\" DATASTORE=\"{datastore}\"\n",
             binary.display(),
             self.work.display(),
             self.data().display(),
@@ -255,7 +264,7 @@ impl Cluster {
 
 /// Kills every server, containerd and shim that was started on `folder` (each names it on its command line), and with the shims
 /// their containers, which would live on otherwise.
-fn kill_with_descendants(folder: &str) {
+pub fn kill_with_descendants(folder: &str) {
     let processes: Vec<(i32, i32, String)> =
         fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(process).collect();
     let mut doomed: Vec<i32> = processes

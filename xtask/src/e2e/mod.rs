@@ -4,6 +4,7 @@
 //! scenario is a shell script under `tests/e2e`, written as a user would type it, and runs in a Kubernetes namespace of its own.
 
 pub mod cluster;
+mod datastore;
 pub mod host;
 
 use std::fs;
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 use cluster::Cluster;
+use datastore::Etcd;
 
 /// A scenario that takes longer has failed.
 const SCENARIO_LIMIT: Duration = Duration::from_secs(240);
@@ -31,21 +33,28 @@ struct Options {
     repeat: usize,
     /// Stop at the first scenario that fails: what follows would mostly tell the same again.
     fail_fast: bool,
+    /// Keep the cluster's state in an etcd instead of the data folder.
+    etcd: bool,
 }
 
 pub fn run(args: &[String]) -> Result<()> {
-    let mut options = Options { filter: None, dev: false, binary: None, keep: false, repeat: 1, fail_fast: false };
+    let mut options =
+        Options { filter: None, dev: false, binary: None, keep: false, repeat: 1, fail_fast: false, etcd: false };
     for arg in args {
         match arg.as_str() {
             "--dev" => options.dev = true,
             "--keep" => options.keep = true,
+            "--datastore=etcd" => options.etcd = true,
+            "--datastore=embedded" => options.etcd = false,
             "--fail-fast" => options.fail_fast = true,
             flag if flag.starts_with("--binary=") => options.binary = Some(PathBuf::from(&flag["--binary=".len()..])),
             flag if flag.starts_with("--repeat=") => {
                 options.repeat = flag["--repeat=".len()..].parse().context("--repeat=N")?
             }
             flag if flag.starts_with('-') => {
-                bail!("unknown flag {flag}; there are --dev, --binary=FILE, --keep, --fail-fast and --repeat=N")
+                bail!(
+                    "unknown flag {flag}; there are --dev, --binary=FILE, --datastore=etcd, --keep, --fail-fast and --repeat=N"
+                )
             }
             filter => options.filter = Some(filter.to_owned()),
         }
@@ -60,10 +69,14 @@ pub fn run(args: &[String]) -> Result<()> {
         if options.repeat > 1 {
             println!("round {round} of {}", options.repeat);
         }
-        let cluster = Cluster::start(&binary, &work, newest)?;
+        let etcd = if options.etcd { Some(Etcd::start(&crate::root().join("target/e2e-etcd"))?) } else { None };
+        let datastore = etcd.as_ref().map(Etcd::flags).unwrap_or_default();
+        let cluster = Cluster::start_on(&datastore, &binary, &work, newest)?;
         let outcome = scenarios(&options, &cluster, &kubectls);
         if options.keep {
             println!("cluster kept: {}", cluster.describe());
+            // Its etcd as well.
+            std::mem::forget(etcd);
         } else {
             cluster.stop();
         }
