@@ -4,10 +4,10 @@
 //! cache of the conformance suite. What the bench records of either side goes to `bench/results.tsv`, upstream's under names that
 //! begin with `upstream: `, and the ratios to `bench/compare.md`.
 
-mod side;
+pub mod side;
 mod table;
-mod upstream;
-mod upstream_node;
+pub mod upstream;
+pub mod upstream_node;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,6 +21,8 @@ use crate::conformance::cache::{Cache, VERSION};
 use crate::e2e::host;
 use side::{Part, Side};
 use table::Rows;
+use upstream::Reach;
+use upstream_node::{Node, Tools};
 
 const PORT: u16 = 16443;
 /// Large enough for 8,192 nodes.
@@ -100,7 +102,7 @@ pub fn run(args: &[String]) -> Result<()> {
     }
     if run.options.work.contains(&"node") {
         // While there is a network.
-        upstream_node::network_plugins(&run.work)?;
+        Tools::plugins(&run.work)?;
     }
     let mut failed = Vec::new();
     for side in run.options.sides.iter().filter(|_| !run.options.keep) {
@@ -174,7 +176,7 @@ impl Run {
         host::enter_private_network()?;
         let work = self.work.join(name);
         empty(&work)?;
-        let node = upstream_node::Node::new(&self.cache, &work, &upstream_node::network_plugins(&self.work)?)?;
+        let node = Node::with_control_plane(&self.cache, &work, &Tools::plugins(&self.work)?)?;
         let mut command = Command::new(&self.generator);
         command.args(["--work=node", "--start"]).arg(node.side.starter());
         host::run(command.arg("--kubeconfig").arg(&node.side.kubeconfig).arg(self.record_to(name)))?;
@@ -189,7 +191,7 @@ impl Run {
         let side = if name == "ours" {
             ours(&self.binary, &work, whole)?
         } else {
-            upstream::side(&self.cache, &work, Vec::new())?
+            upstream::side(&self.cache, &work, Reach::Loopback, Vec::new())?
         };
         let mut command = Command::new(&self.generator);
         command.arg("--start").arg(side.starter()).arg("--kubeconfig").arg(&side.kubeconfig);

@@ -11,14 +11,17 @@ mod images;
 mod junit;
 mod oci;
 mod ours;
+mod phases;
 mod schedule;
 mod suite;
 mod table;
+mod tested;
+mod upstream;
+mod upstream_record;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::AtomicUsize;
@@ -26,11 +29,13 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::e2e::cluster::Cluster;
+use crate::compare::upstream_node::Tools;
 use crate::e2e::host;
 use cache::Cache;
+use phases::Phase;
 use suite::Suite;
 use table::{Kind, Outcome, Row, Table, Verdict};
+use tested::{Program, Tested};
 
 const RECORD: &str = "conformance/results.tsv";
 const SUBSET: &str = "conformance/subset.txt";
@@ -43,6 +48,7 @@ const NODES: u32 = 2;
 const USAGE: &str = "usage: cargo xtask conformance [flags]
   build                  build the suite and the images, and end
   images                 say what stands in for each image, and end
+  compare                write what the record says of ours and upstream's cluster to conformance/README.md, and end
   --list                 list the tests that the other flags choose, and end
   --focus REGEX          tests whose name matches (Go's syntax for the suite's tests)
   --skip REGEX           not those tests
@@ -55,10 +61,11 @@ const USAGE: &str = "usage: cargo xtask conformance [flags]
                          what the suite's client speaks; protobuf if not given, as upstream's
   --binary=FILE          test this program instead of building one
   --nodes N              nodes of the cluster (2)
+  --upstream             test upstream's own cluster: for each test, the best of all rounds; --record writes upstream_seconds
   --retry                run a recorded pass that fails once more, by itself, before it counts as lost
   --repeat N             run all N times, each on a new cluster; a test passes if it passes each time
   --record               write conformance/results.tsv
-  --work=FOLDER          of the cluster and the logs (target/conformance); runs at the same time need one each
+  --work=FOLDER          of the cluster and the logs (target/conformance, target/conformance-upstream); runs at the same time need one each
   --keep                 leave the cluster for a look";
 
 /// What the command line asks for.
@@ -78,6 +85,7 @@ struct Options {
     keep: bool,
     subset: bool,
     retry: bool,
+    upstream: bool,
     list: bool,
 }
 
@@ -93,13 +101,14 @@ impl Options {
             serial_only: false,
             content_type: "application/vnd.kubernetes.protobuf",
             binary: None,
-            work: crate::root().join("target/conformance"),
+            work: PathBuf::new(),
             nodes: NODES,
             repeat: 1,
             record: false,
             keep: false,
             subset: false,
             retry: false,
+            upstream: false,
             list: false,
         };
         let mut words = args.iter();
@@ -126,15 +135,27 @@ impl Options {
                 "--keep" => options.keep = true,
                 "--subset" => options.subset = true,
                 "--retry" => options.retry = true,
+                "--upstream" => options.upstream = true,
                 "--list" => options.list = true,
                 _ => bail!("what is {word:?}?\n\n{USAGE}"),
             }
+        }
+        if options.work.as_os_str().is_empty() {
+            let folder = if options.upstream { "target/conformance-upstream" } else { "target/conformance" };
+            options.work = crate::root().join(folder);
         }
         Ok(options)
     }
 
     fn wants(&self, kind: Kind) -> bool {
-        self.kind.is_none_or(|only| only == kind)
+        // Ours are of newer versions.
+        self.kind.is_none_or(|only| only == kind) && !(self.upstream && kind == Kind::Ours)
+    }
+
+    /// Whether all tests are run that upstream has.
+    fn whole(&self) -> bool {
+        let some = [&self.focus, &self.skip, &self.sig].iter().any(|choice| choice.is_some());
+        !some && !self.serial_only && !self.subset && self.wants(Kind::Official)
     }
 }
 
@@ -161,6 +182,7 @@ pub fn run(args: &[String]) -> Result<()> {
             make(&cache)?;
             return build::upstream(&cache);
         }
+        Some("compare") => return upstream_record::compare(),
         Some("images") => {
             images::describe();
             return Ok(());
@@ -181,14 +203,30 @@ pub fn run(args: &[String]) -> Result<()> {
         return Ok(());
     }
     host::install()?;
-    let binary = options.binary.clone().map_or_else(|| host::build(false), Ok)?;
+    let program = if options.upstream {
+        build::upstream(&cache)?;
+        Program::Upstream(Tools::all(&options.work.join("tools"))?)
+    } else {
+        Program::Ours(options.binary.clone().map_or_else(|| host::build(false), Ok)?)
+    };
     host::enter_private_network()?;
     let mut rounds = Vec::new();
     for round in 1..=options.repeat {
         if options.repeat > 1 {
             println!("round {round} of {}", options.repeat);
         }
-        rounds.push(one_round(&options, &cache, &binary, own.as_deref(), &plan, &recorded)?);
+        let (outcomes, phases) = one_round(&options, &cache, &program, own.as_deref(), &plan, &recorded)?;
+        rounds.push(outcomes);
+        if options.record && options.whole() {
+            let phases: Vec<Phase> = phases.into_iter().map(|phase| Phase { round, ..phase }).collect();
+            phases::record(&crate::root().join(phases::RECORD), &phases)?;
+        }
+        if options.upstream {
+            upstream_record::conclude(&rounds, &options.work.join("results.tsv"), options.record)?;
+        }
+    }
+    if options.upstream {
+        return Ok(());
     }
     conclude(&options, &recorded, together(rounds))
 }
@@ -254,62 +292,47 @@ fn is_serial(name: &str) -> bool {
     name.contains("[Serial]") || name.contains("[Disruptive]")
 }
 
-/// The cluster that is tested, with the images of the tests on every node. The one place that knows how nodes come to be.
-fn start_cluster(cache: &Cache, binary: &Path, own: Option<&Path>, work: &Path, nodes: u32) -> Result<Cluster> {
-    let cluster = Cluster::start(binary, work, &cache.program("kubectl"))?;
-    // Every image that lies here is given to a node that joins.
-    let folder = work.join("images");
-    std::os::unix::fs::symlink(cache.at("images.tar"), folder.join("conformance.tar"))?;
-    let mut archives = vec![folder.join("conformance.tar")];
-    if let Some(program) = own {
-        images::ours(program, &folder.join("ours.tar"))?;
-        archives.push(folder.join("ours.tar"));
-    }
-    let socket = cluster.environment().into_iter().find(|(name, _)| *name == "CONTAINERD");
-    let (_, socket) = socket.context("the cluster does not tell its containerd")?;
-    for archive in archives {
-        let mut ctr = Command::new("ctr");
-        ctr.args(["--address", &socket, "--namespace", "k8s.io", "images", "import"]).arg(archive);
-        let output = ctr.output().context("cannot run ctr")?;
-        if !output.status.success() {
-            bail!("image import: {}", String::from_utf8_lossy(&output.stderr));
-        }
-    }
-    (2..=nodes).try_for_each(|number| cluster.join(number))?;
-    Ok(cluster)
-}
-
 type Outcomes = BTreeMap<String, (Kind, Outcome)>;
 
 fn one_round(
     options: &Options,
     cache: &Cache,
-    binary: &Path,
+    program: &Program,
     own: Option<&Path>,
     plan: &Plan,
     recorded: &Table,
-) -> Result<Outcomes> {
-    let cluster = start_cluster(cache, binary, own, &options.work.join("cluster"), options.nodes)?;
+) -> Result<(Outcomes, Vec<Phase>)> {
+    let cluster = Tested::start(cache, program, own, &options.work.join("cluster"), options.nodes)?;
     let logs = options.work.join("logs");
     let _ = fs::remove_dir_all(&logs);
     fs::create_dir_all(&logs)?;
-    let round =
-        Round { options, logs, cluster: &cluster, plan, recorded, outcomes: Mutex::default(), started: Instant::now() };
-    let ended = round.official(cache).and_then(|()| round.ours(own));
+    let round = Round {
+        options,
+        logs,
+        cluster: program.word(),
+        kubeconfig: cluster.kubeconfig(),
+        plan,
+        recorded,
+        outcomes: Mutex::default(),
+        started: Instant::now(),
+    };
+    let ended = round.official(cache).and_then(|phases| round.ours(own).map(|()| phases));
     if options.keep {
-        println!("cluster kept: {}", cluster.describe());
+        cluster.keep();
     } else {
         cluster.stop();
     }
-    ended?;
+    let phases = ended?;
     println!("the round took {:.0}s", round.started.elapsed().as_secs_f64());
-    Ok(round.outcomes.into_inner().unwrap_or_else(PoisonError::into_inner))
+    Ok((round.outcomes.into_inner().unwrap_or_else(PoisonError::into_inner), phases))
 }
 
 struct Round<'a> {
     options: &'a Options,
     logs: PathBuf,
-    cluster: &'a Cluster,
+    /// Whose.
+    cluster: &'static str,
+    kubeconfig: PathBuf,
     plan: &'a Plan,
     recorded: &'a Table,
     outcomes: Mutex<Outcomes>,
@@ -317,17 +340,12 @@ struct Round<'a> {
 }
 
 impl Round<'_> {
-    fn kubeconfig(&self) -> Result<PathBuf> {
-        let data = self.cluster.environment().into_iter().find(|(name, _)| *name == "DATA");
-        Ok(Path::new(&data.context("the cluster does not tell its data folder")?.1).join("kubeconfig.yaml"))
-    }
-
-    fn official(&self, cache: &Cache) -> Result<()> {
+    fn official(&self, cache: &Cache) -> Result<Vec<Phase>> {
         let suite = Suite {
             program: cache.program("e2e.test"),
             kubectl: cache.program("kubectl"),
             source: cache.at("source"),
-            kubeconfig: self.kubeconfig()?,
+            kubeconfig: self.kubeconfig.clone(),
             content_type: self.options.content_type,
             logs: self.logs.clone(),
         };
@@ -339,15 +357,19 @@ impl Round<'_> {
         }
         let (serial, parallel): (Vec<String>, Vec<String>) = can.into_iter().partition(|name| is_serial(name));
         let (expected, turn) = (self.recorded.seconds(), AtomicUsize::new(1));
+        let mut phases = Vec::new();
         for (phase, tests, workers) in [("parallel", parallel, self.options.parallel), ("serial", serial, 1)] {
             if tests.is_empty() {
                 continue;
             }
-            let started = Instant::now();
-            println!("{phase} phase: {} tests, {workers} at a time", tests.len());
+            let (started, load) = (Instant::now(), phases::load_average());
+            println!("{phase} phase: {} tests, {workers} at a time, load average {load}", tests.len());
             let work = schedule::batches(&tests, &expected);
             schedule::run(&suite, work, workers, &turn, &|outcome| self.tell(Kind::Official, outcome))?;
-            println!("{phase} phase took {:.0}s", started.elapsed().as_secs_f64());
+            let seconds = started.elapsed().as_secs_f64();
+            println!("{phase} phase took {seconds:.0}s");
+            let (name, cluster) = (phase.to_owned(), self.cluster.to_owned());
+            phases.push(Phase { cluster, round: 1, name, tests: tests.len(), workers, seconds, load });
         }
         let lost: Vec<String> = if self.options.retry { self.lost() } else { Vec::new() };
         if !lost.is_empty() {
@@ -355,7 +377,7 @@ impl Round<'_> {
             let work = lost.into_iter().map(|name| vec![name]).collect();
             schedule::run(&suite, work, 1, &turn, &|outcome| self.tell(Kind::Official, outcome))?;
         }
-        Ok(())
+        Ok(phases)
     }
 
     /// Recorded passes that failed.
@@ -374,7 +396,7 @@ impl Round<'_> {
         let (Some(program), false) = (program, self.plan.ours.is_empty()) else { return Ok(()) };
         println!("our own tests: {}", self.plan.ours.len());
         let told = Mutex::new(BTreeSet::new());
-        ours::run(program, &self.kubeconfig()?, &self.plan.ours, self.options.parallel, &self.logs, &|outcome| {
+        ours::run(program, &self.kubeconfig, &self.plan.ours, self.options.parallel, &self.logs, &|outcome| {
             told.lock().unwrap_or_else(PoisonError::into_inner).insert(outcome.name.clone());
             self.tell(Kind::Ours, outcome);
         })?;
@@ -418,9 +440,11 @@ fn together(rounds: Vec<Outcomes>) -> Outcomes {
 
 /// Prints counts and what changed; records where asked; fails if a pass was lost.
 fn conclude(options: &Options, recorded: &Table, outcomes: Outcomes) -> Result<()> {
+    // As it is now: a run of upstream's cluster may have written its times meanwhile.
+    let now = Table::read(&crate::root().join(RECORD))?;
     let mut run = Table::default();
     for (name, (kind, outcome)) in outcomes {
-        let upstream_seconds = recorded.rows.get(&name).map(|row| row.upstream_seconds.clone()).unwrap_or_default();
+        let upstream_seconds = now.rows.get(&name).map(|row| row.upstream_seconds.clone()).unwrap_or_default();
         let Outcome { verdict, seconds, cause, .. } = outcome;
         let dropped = exceptions::DROPPED.contains(&name.as_str());
         run.rows.insert(name, Row { kind, verdict, seconds, upstream_seconds, dropped, cause });
@@ -432,7 +456,7 @@ fn conclude(options: &Options, recorded: &Table, outcomes: Outcomes) -> Result<(
     }
     run.write(&options.work.join("results.tsv"))?;
     if options.record {
-        let mut all = recorded.clone();
+        let mut all = now;
         all.rows.extend(run.rows);
         all.write(&crate::root().join(RECORD))?;
         println!("recorded in {RECORD}");
