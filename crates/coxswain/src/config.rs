@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::datastore::{Datastore, DatastoreArgs};
 use crate::logging::LogFormat;
-use crate::{host, pause};
+use crate::{host, pause, snapshot};
 
 const DEFAULT_FILE: &str = "/etc/coxswain/config.yaml";
 
@@ -82,6 +82,8 @@ pub struct ServerArgs {
     /// Secret with which agents join [default: made at first start; <data-dir>/node-token has it in the form that agents want]
     #[arg(long, env = "COXSWAIN_TOKEN", hide_env_values = true)]
     token: Option<String>,
+    #[command(flatten)]
+    snapshots: snapshot::ScheduleArgs,
     /// How long events are kept after their last write, such as `30m`; 0 is for ever
     #[arg(long, default_value = "1h", value_parser = duration, value_name = "DURATION")]
     event_ttl: Duration,
@@ -148,6 +150,8 @@ pub struct Server {
     pub disabled: Vec<String>,
     pub token: Option<String>,
     pub tls_san: Vec<String>,
+    /// Of the embedded store.
+    pub snapshots: snapshot::Plan,
     /// How long events are kept; none is for ever.
     pub event_ttl: Option<Duration>,
 }
@@ -208,6 +212,7 @@ impl Server {
             disabled: args.disable,
             token: args.token,
             tls_san: args.tls_san,
+            snapshots: args.snapshots.into_plan(&host.data_dir)?,
             event_ttl: (!args.event_ttl.is_zero()).then_some(args.event_ttl),
             host,
         })

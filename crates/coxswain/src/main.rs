@@ -18,6 +18,7 @@ mod pki;
 mod process;
 mod progress;
 mod server;
+mod snapshot;
 
 use std::process::ExitCode;
 
@@ -47,6 +48,9 @@ enum Command {
     Hollow(Box<hollow::HollowArgs>),
     /// Say what this machine lacks to run such a server, one line each with the mend
     Check(Box<config::ServerArgs>),
+    /// Back up the embedded state store, and put a backup in its place
+    #[command(subcommand)]
+    Snapshot(snapshot::SnapshotCommand),
     /// What is to be done with a cluster's state while no server runs
     #[command(subcommand)]
     Datastore(DatastoreCommand),
@@ -74,6 +78,7 @@ fn main() -> ExitCode {
             with(config::Agent::from_args(*args), |config| run(&config.host.clone(), agent::run(config)))
         }
         Command::Hollow(args) => hollow::run(*args),
+        Command::Snapshot(command) => snapshot::run(command),
         Command::Datastore(DatastoreCommand::Copy(args)) => datastore::copy(args),
         Command::Check(args) => with(config::Server::from_args(*args), |config| check::run(&config)),
     }

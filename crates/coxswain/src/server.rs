@@ -14,7 +14,7 @@ use crate::node::Node;
 use crate::pki::{self, Names, Pki};
 use crate::process::{Process, Signals};
 use crate::progress::Progress;
-use crate::{GIT_VERSION, control_plane, files, join, kubeconfig, node};
+use crate::{GIT_VERSION, control_plane, files, join, kubeconfig, node, snapshot};
 
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(config: Server) -> Result<()> {
@@ -72,6 +72,11 @@ async fn work(config: &Server, pki: &Arc<Pki>, api: &ApiServer, process: &Proces
     };
     process.tasks.spawn(pki::keep_renewed(pki.clone(), process.shutdown.clone(), renewed));
     control_plane::start(config, pki, api, process);
+    if matches!(config.datastore, Datastore::Embedded) {
+        let (store, shutdown) = (api.view.store().clone(), process.shutdown.clone());
+        process.tasks.spawn(snapshot::keep(config.snapshots.clone(), store.clone(), shutdown.clone()));
+        process.tasks.spawn(snapshot::serve(config.host.data_dir.clone(), store, shutdown));
+    }
     progress.step("controllers and scheduler started");
     if config.agent {
         let node = Node {
