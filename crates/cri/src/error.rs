@@ -32,6 +32,10 @@ impl Error {
         matches!(self, Error::Call { code: Code::NotFound, .. })
     }
 
+    pub fn is_already_exists(&self) -> bool {
+        matches!(self, Error::Call { code: Code::AlreadyExists, .. })
+    }
+
     /// The runtime does not offer this method.
     pub fn is_unimplemented(&self) -> bool {
         matches!(self, Error::Call { code: Code::Unimplemented, .. })

@@ -36,7 +36,7 @@ pub type EventStream = BoxStream<'static, Result<Event>>;
 const CRI_EVENTS: &str = "/runtime.v1.RuntimeService/GetContainerEvents";
 const CONTAINERD_EVENTS: &str = "/containerd.services.events.v1.Events/Subscribe";
 /// The containerd namespace that its CRI plugin keeps everything in.
-const CRI_NAMESPACE: &str = "k8s.io";
+pub(crate) const CRI_NAMESPACE: &str = "k8s.io";
 
 impl Client {
     /// Subscribes to container events from now on.

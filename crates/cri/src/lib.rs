@@ -8,6 +8,7 @@ pub mod containerd;
 pub mod error;
 pub mod events;
 pub mod messages;
+mod snapshots;
 mod transport;
 
 pub use client::Client;

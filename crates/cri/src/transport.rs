@@ -55,6 +55,10 @@ impl Transport {
             grpc.ready().await.map_err(|error| unreachable(method, &error))?;
             let codec = ProstCodec::<Req, Res>::default();
             let mut request = tonic::Request::new(request);
+            if method.starts_with("/containerd.") {
+                let namespace = tonic::metadata::MetadataValue::from_static(crate::events::CRI_NAMESPACE);
+                request.metadata_mut().insert("containerd-namespace", namespace);
+            }
             if let Some(deadline) = deadline {
                 // Told to the runtime too, so that it stops working for nobody.
                 request.set_timeout(deadline);

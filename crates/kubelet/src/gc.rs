@@ -30,6 +30,12 @@ pub fn unmount_below(dir: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Whether something is mounted exactly there, were it a directory of the same file system.
+pub fn is_mount_point(path: &Path) -> Result<bool> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").map_err(Error::file("read", "/proc/self/mountinfo"))?;
+    Ok(mount_points(&table).any(|point| point == path))
+}
+
 /// The fifth word of each line, with its octal escapes undone.
 fn mount_points(table: &str) -> impl Iterator<Item = PathBuf> + '_ {
     table.lines().filter_map(|line| line.split(' ').nth(4)).map(|word| {

@@ -47,6 +47,7 @@ const TOGETHER: &[Scenario] = scenarios![
     lost_sandboxes_are_replaced,
     memory_limits_hold,
     a_new_image_is_not_seen_halfway,
+    images_are_volumes,
 ];
 
 /// Measure, or disturb everybody else.
@@ -560,6 +561,33 @@ async fn a_new_image_is_not_seen_halfway(machine: &Machine) {
         }
     }
     assert!(seen.len() > 1 && seen.iter().all(|ready| ready == "True/"), "{seen:?}");
+}
+
+async fn images_are_volumes(machine: &Machine) {
+    let mut main = container("a", FOREVER);
+    main["volumeMounts"] =
+        json!([{"name": "v", "mountPath": "/v"}, {"name": "v", "mountPath": "/sub", "subPath": "bin"}]);
+    let volumes = json!([{"name": "v", "image": {"reference": IMAGE, "pullPolicy": "Never"}}]);
+    machine.create("image-volume", json!({"containers": [main], "volumes": volumes}));
+    let pod = in_phase(machine, "image-volume", "Running").await;
+    for (command, expected) in [
+        ("cmp /v/bin/busybox /bin/busybox; cmp /sub/busybox /bin/busybox; ls /v", "bin\ndev\netc\nproc\nsys\ntmp"),
+        ("touch /v/x", "touch: /v/x: Read-only file system"),
+    ] {
+        assert_eq!(machine.exec("image-volume", "a", command).await, expected, "{command}");
+    }
+    let uid = pod["metadata"]["uid"].as_str().unwrap();
+    machine.api.delete("pods", "default", "image-volume", 1);
+    gone(machine, "image-volume", SOON).await;
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(uid), "unmounted");
+    let key = format!("coxswain-image-volume/{uid}/v");
+    machine.runtime.view_image("test.local/none:1", &key).await.expect_err("an image that is not there");
+    let snapshots = std::process::Command::new("ctr")
+        .args(["--address", machine.runtime.socket().to_str().unwrap(), "-n", "k8s.io", "snapshots", "ls"])
+        .output()
+        .unwrap();
+    assert!(!String::from_utf8_lossy(&snapshots.stdout).contains(&key), "the view is given back");
 }
 
 async fn one_pod_is_quick(machine: &Machine) {

@@ -44,3 +44,55 @@ pub struct TaskExit {
     #[prost(uint32, tag = "4")]
     pub exit_status: u32,
 }
+
+/// `containerd.services.snapshots.v1`: a read-only snapshot under a key of the caller's.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ViewSnapshotRequest {
+    #[prost(string, tag = "1")]
+    pub snapshotter: String,
+    #[prost(string, tag = "2")]
+    pub key: String,
+    #[prost(string, tag = "3")]
+    pub parent: String,
+    #[prost(map = "string, string", tag = "4")]
+    pub labels: std::collections::HashMap<String, String>,
+}
+
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MountsRequest {
+    #[prost(string, tag = "1")]
+    pub snapshotter: String,
+    #[prost(string, tag = "2")]
+    pub key: String,
+}
+
+/// The answer to both.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MountsResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub mounts: Vec<SnapshotMount>,
+}
+
+/// `containerd.types.Mount`
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SnapshotMount {
+    #[prost(string, tag = "1")]
+    pub r#type: String,
+    #[prost(string, tag = "2")]
+    pub source: String,
+    #[prost(string, tag = "3")]
+    pub target: String,
+    #[prost(string, repeated, tag = "4")]
+    pub options: Vec<String>,
+}
+
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RemoveSnapshotRequest {
+    #[prost(string, tag = "1")]
+    pub snapshotter: String,
+    #[prost(string, tag = "2")]
+    pub key: String,
+}
+
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Empty {}

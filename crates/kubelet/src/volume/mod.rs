@@ -5,6 +5,7 @@ pub mod atomic;
 pub mod claim;
 pub mod empty_dir;
 pub mod host_path;
+pub mod image;
 pub mod ownership;
 pub mod payload;
 pub mod subpath;
@@ -112,6 +113,12 @@ impl PodVolumes {
                 let (path, read_only) = claim::resolve(&self.shared.api, pod, source).await?;
                 self.put(volume, path, read_only || source.read_only == Some(true), false);
             }
+        } else if let Some(source) = &volume.image {
+            if !self.mounted.contains_key(&volume.name) {
+                let path = self.dir(image::PLUGIN, &volume.name);
+                image::set_up(&self.shared, pod, &volume.name, source, &path, objects).await?;
+                self.put(volume, path, true, true);
+            }
         } else if let Some((plugin, payload)) = self.payload(pod, volume, objects, pod_ips).await? {
             let path = self.dir(plugin, &volume.name);
             // Secrets never touch a disk.
@@ -164,6 +171,7 @@ impl PodVolumes {
         self.tokens = token::Tokens::default();
         self.mounted.retain(|_, mounted| !mounted.is_mount);
         let volumes = self.shared.config.pod_dir(&self.uid).join("volumes");
-        crate::gc::unmount_below(&volumes)
+        crate::gc::unmount_below(&volumes)?;
+        image::tear_down(&self.shared, &self.uid, &volumes).await
     }
 }
