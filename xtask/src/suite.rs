@@ -18,15 +18,16 @@ const TIME_TO_BUILD_THE_SUITE: Duration = Duration::from_secs(32 * 60);
 pub fn test() -> Result<()> {
     host::install()?;
     let begun = Instant::now();
-    let steps: [(&str, Step<'_>); 8] = [
+    let steps: [(&str, Step<'_>); 9] = [
         ("format", &|| cargo(&["fmt", "--all", "--check"])),
         ("layers", &layers::run),
         ("generated data: schema", &|| codegen::run(&["--check".to_owned()])),
         ("generated data: protobuf", &|| protobuf::run(&["--check".to_owned()])),
         ("clippy", &|| cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])),
         ("unit, property and API tests", &|| cargo(&["test", "--workspace", "--quiet"])),
-        // Three times in a row, each on a cluster of its own: what passes by luck does not.
-        ("end to end", &|| own(&["e2e", "--repeat=3", "--fail-fast"])),
+        // Several times, each on a cluster of its own: what passes by luck does not.
+        ("end to end", &|| own(&["e2e", "--repeat=2", "--fail-fast"])),
+        ("end to end, on etcd", &|| own(&["e2e", "--datastore=etcd", "--fail-fast"])),
         ("conformance subset", &|| subset(begun)),
     ];
     for (name, step) in steps {
