@@ -34,8 +34,12 @@ pub enum Opened<E> {
 }
 
 pub trait Events: Send + 'static {
-    /// The next ones; none if the stream has ended.
+    /// The next ones; none if the stream has ended. The future may be dropped.
     fn next(&mut self) -> impl Future<Output = Vec<Note>> + Send;
+    /// Of a stream that has ended: whether that was because what would be next is compacted.
+    fn is_compacted(&self) -> bool {
+        false
+    }
 }
 
 /// What to do to a subject.
@@ -244,19 +248,17 @@ async fn watch<S: Subject>(shared: Arc<Shared<S>>, number: usize, first: Revisio
         match opened {
             Opened::Stream(events) => {
                 let mut stream = Stream { after, since, notes: Vec::new() };
-                let done = follow(&shared, &manner(number), &mut rng, events, &mut stream, &mut deadline).await;
+                let end = follow(&shared, &manner(number), &mut rng, events, &mut stream, &mut deadline).await;
                 after = crate::log::told(&stream);
                 since = shared.now();
                 watcher.streams.push(stream);
-                if done {
-                    return (watcher, listings);
+                match end {
+                    End::Done => return (watcher, listings),
+                    End::Resume => {}
+                    End::Compacted => again(&shared, &mut listings, &mut after, &mut since).await,
                 }
             }
-            Opened::Compacted => {
-                let listing = shared.list_at_last().await;
-                (after, since) = (listing.revision, listing.end);
-                listings.push(listing);
-            }
+            Opened::Compacted => again(&shared, &mut listings, &mut after, &mut since).await,
             Opened::Unreachable => tokio::time::sleep(PAUSE).await,
         }
         if over(&shared, &mut deadline) {
@@ -264,6 +266,21 @@ async fn watch<S: Subject>(shared: Arc<Shared<S>>, number: usize, first: Revisio
             return (watcher, listings);
         }
     }
+}
+
+/// Lists again.
+async fn again<S: Subject>(shared: &Shared<S>, listings: &mut Vec<Listing>, after: &mut Revision, since: &mut Time) {
+    let listing = shared.list_at_last().await;
+    (*after, *since) = (listing.revision, listing.end);
+    listings.push(listing);
+}
+
+/// Why a watcher stops to follow a stream.
+enum End {
+    /// It has seen the last write, or waited for it too long.
+    Done,
+    Resume,
+    Compacted,
 }
 
 /// Whether the last write was so long ago that waiting for it makes no sense.
@@ -274,7 +291,6 @@ fn over<S>(shared: &Shared<S>, deadline: &mut Option<Instant>) -> bool {
     Instant::now() > *deadline.get_or_insert_with(|| Instant::now() + shared.load.patience)
 }
 
-/// Returns whether the watcher has seen the last write, or waited for it too long.
 async fn follow<S: Subject>(
     shared: &Shared<S>,
     manner: &Manner,
@@ -282,7 +298,7 @@ async fn follow<S: Subject>(
     mut events: S::Events,
     stream: &mut Stream,
     deadline: &mut Option<Instant>,
-) -> bool {
+) -> End {
     loop {
         let notes = tokio::time::timeout(Duration::from_millis(20), events.next()).await;
         let time = shared.now();
@@ -296,13 +312,13 @@ async fn follow<S: Subject>(
             Note::Bookmark(_) => false,
         });
         if last > 0 && (seen || stream.after >= last) {
-            return true;
+            return End::Done;
         }
         if over(shared, deadline) {
-            return true;
+            return End::Done;
         }
         if ended || manner.resumes_after.is_some_and(|notes| rng.random_ratio(1, notes)) {
-            return false;
+            return if ended && events.is_compacted() { End::Compacted } else { End::Resume };
         }
         if let Some(pause) = manner.slow {
             tokio::time::sleep(pause.mul_f64(rng.random::<f64>() * 2.0)).await;

@@ -6,8 +6,10 @@
 //! - [`history`] is what was seen. Plain data.
 //! - [`check`](check::check) says what is wrong with a history. Pure.
 //! - [`drive`] makes a history: clients that write and read a few keys at once, watchers that resume.
+//! - [`api`] makes a subject of anything that carries requests to a Kubernetes API, upstream's too.
 //! - [`rounds`] says how long tests go on: bounded in CI, as long as told in `cargo xtask prove`.
 
+pub mod api;
 pub mod check;
 pub mod drive;
 mod events;

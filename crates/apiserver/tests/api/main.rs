@@ -7,6 +7,7 @@ mod deletes;
 mod harness;
 mod hookserver;
 mod kinds;
+mod linear;
 mod lists;
 mod owners;
 mod watches;

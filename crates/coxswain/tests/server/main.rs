@@ -6,6 +6,7 @@ mod clients;
 mod datastore;
 mod durable;
 mod hollow;
+mod linear;
 mod node;
 mod snapshot;
 mod start;
