@@ -46,6 +46,11 @@ impl Client {
         Ok(Client { transport: Transport::new(PathBuf::from(path)), socket: PathBuf::from(path) })
     }
 
+    /// What all clones of this client have called so far, by the path of the call.
+    pub fn operations(&self) -> Vec<(&'static str, crate::operations::Operation)> {
+        self.transport.operations.all()
+    }
+
     pub fn socket(&self) -> &Path {
         &self.socket
     }

@@ -8,6 +8,7 @@ pub mod containerd;
 pub mod error;
 pub mod events;
 pub mod messages;
+pub mod operations;
 mod snapshots;
 mod transport;
 

@@ -1,6 +1,7 @@
 //! gRPC over a unix socket: one lazily connected, self-mending HTTP/2 connection, and calls with deadlines.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
@@ -11,6 +12,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use tonic_prost::ProstCodec;
 
 use crate::error::{Error, Result};
+use crate::operations::Operations;
 
 /// Upstream's limit of a runtime's answer.
 const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
@@ -18,6 +20,7 @@ const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
 #[derive(Clone, Debug)]
 pub(crate) struct Transport {
     channel: Channel,
+    pub(crate) operations: Arc<Operations>,
 }
 
 impl Transport {
@@ -29,7 +32,7 @@ impl Transport {
         });
         // The authority is never resolved: the connector ignores it.
         let channel = Endpoint::from_static("http://localhost").connect_with_connector_lazy(connector);
-        Transport { channel }
+        Transport { channel, operations: Arc::default() }
     }
 
     fn grpc(&self) -> Grpc<Channel> {
@@ -66,10 +69,16 @@ impl Transport {
             let answer = grpc.unary(request, PathAndQuery::from_static(method), codec).await;
             answer.map(tonic::Response::into_inner).map_err(|status| refused(method, &status))
         });
-        match deadline {
-            Some(after) => tokio::time::timeout(after, call).await.map_err(|_| Error::Deadline { method, after })?,
+        let begun = tokio::time::Instant::now();
+        let answer = match deadline {
+            Some(after) => match tokio::time::timeout(after, call).await {
+                Ok(answer) => answer,
+                Err(_) => Err(Error::Deadline { method, after }),
+            },
             None => call.await,
-        }
+        };
+        self.operations.note(method, begun.elapsed(), answer.is_err());
+        answer
     }
 
     pub(crate) async fn server_stream<Req, Res>(

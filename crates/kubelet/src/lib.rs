@@ -14,6 +14,7 @@ pub mod hollow;
 mod hosts;
 mod images;
 mod logs;
+mod metrics;
 mod node;
 mod objects;
 mod pod;

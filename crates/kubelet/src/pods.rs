@@ -10,6 +10,8 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use parking_lot::RwLock;
 
+use crate::metrics::Metrics;
+
 /// Which list of the pod's spec a container comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ContainerKind {
@@ -41,6 +43,15 @@ pub struct ContainerRecord {
     pub log_path: PathBuf,
 }
 
+/// A volume that the node keeps for a pod, host paths excepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeRecord {
+    pub name: String,
+    pub path: PathBuf,
+    /// Of a PersistentVolumeClaim in the pod's namespace.
+    pub claim: Option<String>,
+}
+
 /// One pod of this node.
 #[derive(Clone, Debug)]
 pub struct PodRecord {
@@ -50,6 +61,7 @@ pub struct PodRecord {
     pub sandbox_id: Option<String>,
     /// Newest first.
     pub containers: Vec<ContainerRecord>,
+    pub volumes: Vec<VolumeRecord>,
 }
 
 impl PodRecord {
@@ -95,6 +107,7 @@ impl Table {
 #[derive(Clone, Default)]
 pub struct PodStore {
     table: Arc<RwLock<Table>>,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 impl PodStore {
@@ -150,6 +163,7 @@ impl PodStore {
     }
 
     pub fn remove(&self, uid: &str) {
+        self.metrics.forget(uid);
         let mut table = self.table.write();
         table.disown(uid);
         let Some(record) = table.by_uid.remove(uid) else { return };
@@ -179,7 +193,7 @@ mod tests {
         pod.metadata.name = Some("web".to_owned());
         let created = Timestamp::from_second(created_second).unwrap();
         pod.metadata.creation_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(created));
-        PodRecord { pod: Arc::new(pod), sandbox_id: None, containers: Vec::new() }
+        PodRecord { pod: Arc::new(pod), sandbox_id: None, containers: Vec::new(), volumes: Vec::new() }
     }
 
     #[test]

@@ -94,6 +94,8 @@ pub struct Worker {
     pub(super) ending: Ending,
     prepared: bool,
     admitted: bool,
+    /// When the pod was first seen, until it has been seen to run.
+    first_seen: Option<tokio::time::Instant>,
 }
 
 enum Next {
@@ -145,6 +147,7 @@ impl Worker {
             ending: Ending::default(),
             prepared: false,
             admitted: false,
+            first_seen: None,
         }
     }
 
@@ -152,7 +155,10 @@ impl Worker {
         let mut retry = FIRST_RETRY;
         loop {
             let pod = self.input.borrow_and_update().pod.clone();
+            let begun = tokio::time::Instant::now();
+            let what = if self.prepared { "sync" } else { "create" };
             let next = if self.input.borrow().must_end() { Ok(Next::End) } else { Box::pin(self.sync(&pod)).await };
+            self.shared.store.metrics.worked(what, begun.elapsed());
             let until = match next {
                 Ok(Next::End) => return self.finish().await,
                 Ok(Next::Sleep(until)) => {
@@ -296,11 +302,16 @@ impl Worker {
             now,
         };
         self.status = status::build(&inputs);
+        if self.status.phase.as_deref() == Some("Running")
+            && let Some(first_seen) = self.first_seen.take()
+        {
+            self.shared.store.metrics.pod_started(first_seen.elapsed());
+        }
         let mut shown = Pod::clone(pod);
         shown.status = Some(self.status.clone());
         let containers = self.observed.containers.iter().map(|view| record(pod, view)).collect();
         let sandbox_id = self.observed.ready_sandbox().map(|sandbox| sandbox.id.clone());
-        let entry = PodRecord { pod: Arc::new(shown), sandbox_id, containers };
+        let entry = PodRecord { pod: Arc::new(shown), sandbox_id, containers, volumes: self.volumes.records(pod) };
         self.shared.store.put(entry, self.observed.runtime_ids());
         if !self.input.borrow().removed {
             self.shared.statuses.set(pod, &self.status);
@@ -393,6 +404,9 @@ impl Worker {
                 self.ending.failed = Some((rejection.reason.to_owned(), message));
                 return false;
             }
+        }
+        if !self.admitted && podutil::phase(pod) == "Pending" {
+            self.first_seen = Some(tokio::time::Instant::now());
         }
         self.admitted = true;
         true

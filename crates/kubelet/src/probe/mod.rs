@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
+use crate::metrics::ProbeKey;
 use crate::pod::plan::Verdicts;
 use crate::pods::ContainerKind;
 use crate::podutil;
@@ -229,6 +230,7 @@ impl Prober {
         loop {
             timer.tick().await;
             let outcome = self.attempt().await;
+            self.count(&outcome);
             self.tell(&outcome);
             let success = matches!(outcome, Outcome::Success | Outcome::Warning(_));
             let Some(verdict) = streak.add(success, successes, failures) else { continue };
@@ -256,6 +258,22 @@ impl Prober {
             ProbeKind::Readiness => &mut entry.readiness,
         };
         slot.replace(verdict) != Some(verdict)
+    }
+
+    fn count(&self, outcome: &Outcome) {
+        let result = match outcome {
+            Outcome::Success | Outcome::Warning(_) => "successful",
+            Outcome::Failure(_) => "failed",
+            Outcome::Errored(_) => "unknown",
+        };
+        self.shared.store.metrics.probed(ProbeKey {
+            namespace: podutil::namespace(&self.pod).to_owned(),
+            pod: podutil::name(&self.pod).to_owned(),
+            uid: podutil::uid(&self.pod).to_owned(),
+            container: self.container.name.clone(),
+            kind: self.kind.word(),
+            result,
+        });
     }
 
     fn tell(&self, outcome: &Outcome) {

@@ -56,6 +56,10 @@ pub trait Runtime: Send + Sync + 'static {
     fn is_running<'a>(&'a self, container_id: &'a str) -> BoxFuture<'a, cri::Result<bool>>;
     fn container_stats(&self) -> BoxFuture<'_, cri::Result<Vec<ContainerStats>>>;
     fn image_filesystems(&self) -> BoxFuture<'_, cri::Result<Vec<FilesystemUsage>>>;
+    /// What has been asked so far, by the path of the call.
+    fn operations(&self) -> Vec<(&'static str, cri::operations::Operation)> {
+        Vec::new()
+    }
 }
 
 impl Runtime for cri::Client {
@@ -95,6 +99,10 @@ impl Runtime for cri::Client {
 
     fn image_filesystems(&self) -> BoxFuture<'_, cri::Result<Vec<FilesystemUsage>>> {
         Box::pin(self.image_fs_info())
+    }
+
+    fn operations(&self) -> Vec<(&'static str, cri::operations::Operation)> {
+        self.operations()
     }
 }
 
@@ -165,7 +173,8 @@ impl Server {
             }
             Endpoint::ResourceMetrics => Ok(metrics(stats::resource_metrics(&self.sample().await?))),
             Endpoint::CadvisorMetrics => Ok(metrics(stats::cadvisor_metrics(&self.sample().await?))),
-            Endpoint::Metrics => Ok(metrics(stats::own_metrics(&self.parts.pods.list()))),
+            Endpoint::ProbeMetrics => Ok(metrics(stats::probe_metrics(&self.parts.pods.metrics.all()))),
+            Endpoint::Metrics => Ok(metrics(self.own_metrics().await)),
         }
     }
 
@@ -207,6 +216,21 @@ impl Server {
         let text =
             format!("Forbidden (user={}, verb={verb}, resource=nodes, subresource(s)={subresources:?})", user.name);
         Err(Refusal::new(StatusCode::FORBIDDEN, text))
+    }
+
+    async fn own_metrics(&self) -> String {
+        let parts = &self.parts;
+        let pods = parts.pods.list();
+        let volumes = self.sampler.volumes(&pods).await;
+        let counts = parts.pods.metrics.all();
+        let own = stats::Own {
+            node_name: &parts.node_name,
+            pods: &pods,
+            counts: &counts,
+            operations: &parts.runtime.operations(),
+            volumes: &volumes,
+        };
+        stats::own_metrics(&own)
     }
 
     async fn sample(&self) -> Result<stats::Sample, Refusal> {

@@ -35,6 +35,7 @@ pub enum Endpoint {
     Metrics,
     ResourceMetrics,
     CadvisorMetrics,
+    ProbeMetrics,
 }
 
 /// The meaning of method and path.
@@ -49,6 +50,7 @@ pub fn route(method: &Method, path: &str) -> Result<Endpoint, Refusal> {
         ["metrics"] => Endpoint::Metrics,
         ["metrics", "resource"] => Endpoint::ResourceMetrics,
         ["metrics", "cadvisor"] => Endpoint::CadvisorMetrics,
+        ["metrics", "probes"] => Endpoint::ProbeMetrics,
         ["logs", rest @ ..] => Endpoint::HostLogs(rest.join("/")),
         ["containerLogs", rest @ ..] if rest.len() == 3 => Endpoint::Logs(container(rest)?),
         ["exec", rest @ ..] => Endpoint::Session(Session::Exec(container(rest)?)),

@@ -128,7 +128,15 @@ impl Fixture {
             log_path: logs.path().join("0.log"),
         };
         let pods = PodStore::default();
-        pods.put(PodRecord { pod: Arc::new(pod), sandbox_id: Some("s1".to_owned()), containers: vec![container] }, []);
+        pods.put(
+            PodRecord {
+                pod: Arc::new(pod),
+                sandbox_id: Some("s1".to_owned()),
+                containers: vec![container],
+                volumes: Vec::new(),
+            },
+            [],
+        );
         let runtime =
             Arc::new(OneContainer { running: AtomicBool::new(true), streaming_url: streaming_url.to_owned() });
         let server = Server::new(Components {

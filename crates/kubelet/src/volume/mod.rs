@@ -20,6 +20,7 @@ use k8s_openapi::api::core::v1::{Pod, Volume};
 
 use crate::error::{Error, Result};
 use crate::objects::Holder;
+use crate::pods::VolumeRecord;
 use crate::podutil;
 use crate::shared::Handle;
 
@@ -57,6 +58,16 @@ impl PodVolumes {
     /// The volume's directory (or file, of a host path) on this node.
     pub fn path(&self, name: &str) -> Option<PathBuf> {
         self.mounted.get(name).map(|mounted| mounted.path.clone())
+    }
+
+    /// What is in place of the pod's volumes, for readers on this node.
+    pub fn records(&self, pod: &Pod) -> Vec<VolumeRecord> {
+        let volumes = podutil::spec(pod).volumes.iter().flatten().filter(|volume| volume.host_path.is_none());
+        let record = |volume: &Volume| {
+            let claim = volume.persistent_volume_claim.as_ref().map(|claim| claim.claim_name.clone());
+            Some(VolumeRecord { name: volume.name.clone(), path: self.path(&volume.name)?, claim })
+        };
+        volumes.filter_map(record).collect()
     }
 
     pub fn is_read_only(&self, name: &str) -> bool {

@@ -1,26 +1,25 @@
 //! Metrics in the text format of Prometheus.
 
 use std::fmt::{Display, Write as _};
-use std::sync::Arc;
 
+use cri::operations::Durations;
 use jiff::Timestamp;
 
 use super::{ContainerSample, PodSample, Sample};
-use crate::pods::{PodRecord, RunState};
 
 /// Families of metrics under construction.
 #[derive(Default)]
-struct Exposition(String);
+pub(super) struct Exposition(pub(super) String);
 
-type Labels<'a> = &'a [(&'a str, &'a str)];
+pub(super) type Labels<'a> = &'a [(&'a str, &'a str)];
 
 impl Exposition {
-    fn family(&mut self, name: &str, kind: &str, help: &str) {
+    pub(super) fn family(&mut self, name: &str, kind: &str, help: &str) {
         // Writing into a string cannot fail.
         let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
     }
 
-    fn value(&mut self, name: &str, labels: Labels<'_>, value: impl Display, time: Option<Timestamp>) {
+    pub(super) fn value(&mut self, name: &str, labels: Labels<'_>, value: impl Display, time: Option<Timestamp>) {
         self.0.push_str(name);
         let mut separator = '{';
         for (label, value) in labels {
@@ -36,6 +35,19 @@ impl Exposition {
             let _ = write!(self.0, " {}", time.as_millisecond());
         }
         self.0.push('\n');
+    }
+
+    /// The lines of one histogram of the family.
+    pub(super) fn durations(&mut self, name: &str, labels: Labels<'_>, durations: &Durations) {
+        let (bucket, mut up_to) = (format!("{name}_bucket"), 0);
+        for (bound, count) in durations.bounds.iter().zip(&durations.counts) {
+            up_to += count;
+            let bound = bound.to_string();
+            self.value(&bucket, &[labels, &[("le", &bound)]].concat(), up_to, None);
+        }
+        self.value(&bucket, &[labels, &[("le", "+Inf")]].concat(), durations.count, None);
+        self.value(&format!("{name}_sum"), labels, durations.sum_seconds, None);
+        self.value(&format!("{name}_count"), labels, durations.count, None);
     }
 }
 
@@ -150,6 +162,7 @@ pub fn cadvisor_metrics(sample: &Sample) -> String {
     family("container_start_time_seconds", "gauge", "Start time of the container since unix epoch in seconds.", &|c| {
         Some(unix_seconds(c.started).to_string())
     });
+    network(&mut out, sample);
     out.family("machine_cpu_cores", "gauge", "Number of logical CPU cores.");
     out.value("machine_cpu_cores", &[], sample.host.cores, None);
     out.family("machine_memory_bytes", "gauge", "Amount of memory installed on the machine.");
@@ -157,25 +170,34 @@ pub fn cadvisor_metrics(sample: &Sample) -> String {
     out.0
 }
 
-/// `/metrics`: the kubelet itself.
-pub fn own_metrics(records: &[Arc<PodRecord>]) -> String {
-    let mut out = Exposition::default();
-    let containers = |state: RunState| {
-        records.iter().flat_map(|record| &record.containers).filter(|container| container.state == state).count()
-    };
-    let running = |record: &&Arc<PodRecord>| record.sandbox_id.is_some();
-    out.family("kubelet_running_pods", "gauge", "[ALPHA] Number of pods that have a running pod sandbox");
-    out.value("kubelet_running_pods", &[], records.iter().filter(running).count(), None);
-    out.family("kubelet_running_containers", "gauge", "[ALPHA] Number of containers currently running");
-    for (state, name) in [
-        (RunState::Created, "created"),
-        (RunState::Exited, "exited"),
-        (RunState::Running, "running"),
-        (RunState::Unknown, "unknown"),
-    ] {
-        out.value("kubelet_running_containers", &[("container_state", name)], containers(state), None);
+type Counter = fn(&super::host::Interface) -> u64;
+
+/// Of each pod's own network; the node's is its exporter's to tell.
+fn network(out: &mut Exposition, sample: &Sample) {
+    let families: [(&str, &str, Counter); 4] = [
+        ("container_network_receive_bytes_total", "Cumulative count of bytes received", |i| i.rx_bytes),
+        ("container_network_receive_errors_total", "Cumulative count of errors encountered while receiving", |i| {
+            i.rx_errors
+        }),
+        ("container_network_transmit_bytes_total", "Cumulative count of bytes transmitted", |i| i.tx_bytes),
+        ("container_network_transmit_errors_total", "Cumulative count of errors encountered while transmitting", |i| {
+            i.tx_errors
+        }),
+    ];
+    for (name, help, of) in families {
+        out.family(name, "counter", help);
+        for pod in &sample.pods {
+            for interface in &pod.interfaces {
+                let labels = [
+                    ("container", ""),
+                    ("interface", interface.name.as_str()),
+                    ("namespace", &pod.namespace),
+                    ("pod", &pod.name),
+                ];
+                out.value(name, &labels, of(interface), Some(sample.time));
+            }
+        }
     }
-    out.0
 }
 
 fn borrowed<'a, const N: usize>(labels: &'a [(&'a str, String); N]) -> [(&'a str, &'a str); N] {

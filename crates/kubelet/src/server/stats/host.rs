@@ -122,7 +122,7 @@ fn processes(loadavg: &str) -> Option<u64> {
     loadavg.split_whitespace().nth(3)?.split_once('/')?.1.parse().ok()
 }
 
-fn filesystem(path: &Path) -> Option<Filesystem> {
+pub fn filesystem(path: &Path) -> Option<Filesystem> {
     let stat = statvfs(path).ok()?;
     let block = stat.fragment_size();
     let capacity = stat.blocks().saturating_mul(block);

@@ -2,18 +2,23 @@
 
 mod exposition;
 mod host;
+mod own;
 mod summary;
+mod volumes;
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
+use std::sync::Arc;
 
 use cri::messages::stats::ContainerStats;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 
-pub use exposition::{cadvisor_metrics, own_metrics, resource_metrics};
+pub use exposition::{cadvisor_metrics, resource_metrics};
 use host::Host;
+pub use own::{Own, own_metrics, probe_metrics};
 pub use summary::summary;
+pub use volumes::VolumeSample;
 
 use super::{Runtime, pods};
 use crate::cgroup::Cgroups;
@@ -41,6 +46,7 @@ struct PodSample {
     containers: Vec<ContainerSample>,
     /// Of the pod's own network; empty for pods of the host's.
     interfaces: Vec<host::Interface>,
+    volumes: Vec<VolumeSample>,
 }
 
 struct ContainerSample {
@@ -78,11 +84,16 @@ struct Memory {
 pub struct Sampler {
     readings: Mutex<HashMap<String, Reading>>,
     cgroups: Cgroups,
+    volumes: volumes::Measured,
 }
 
 impl Default for Sampler {
     fn default() -> Self {
-        Sampler { readings: Mutex::default(), cgroups: Cgroups::detect(Path::new(crate::cgroup::MOUNT)) }
+        Sampler {
+            readings: Mutex::default(),
+            cgroups: Cgroups::detect(Path::new(crate::cgroup::MOUNT)),
+            volumes: volumes::Measured::default(),
+        }
     }
 }
 
@@ -124,8 +135,11 @@ impl Sampler {
         let node_cpu = self.cpu("", time, host.cpu_nanos);
         let mut pods = Vec::new();
         let mut seen = HashSet::from([String::new()]);
-        for record in store.list() {
-            let pod = self.pod(&record, &stats, &mut seen);
+        let records = store.list();
+        let mut volumes = self.volumes(&records).await;
+        for record in records {
+            let mut pod = self.pod(&record, &stats, &mut seen);
+            pod.volumes = volumes.remove(&pod.uid).unwrap_or_default();
             if !pod.containers.is_empty() {
                 pods.push(pod);
             }
@@ -133,6 +147,11 @@ impl Sampler {
         pods.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
         self.readings.lock().retain(|id, _| seen.contains(id));
         Ok(Sample { time, host, node_cpu, pods, image_filesystem })
+    }
+
+    /// The use of the pods' volumes, by UID; measured anew only now and then.
+    pub async fn volumes(&self, records: &[Arc<PodRecord>]) -> HashMap<String, Vec<VolumeSample>> {
+        self.volumes.of(records).await
     }
 
     fn pod(
@@ -175,6 +194,7 @@ impl Sampler {
             started: record.pod.status.as_ref().and_then(|status| status.start_time.as_ref()).map(|time| time.0),
             containers,
             interfaces: process.map(host::interfaces_of).unwrap_or_default(),
+            volumes: Vec::new(),
         }
     }
 

@@ -49,8 +49,22 @@ fn pod(pod: &PodSample, sample: &Sample) -> Value {
         "cpu": whole_cpu.as_ref().map(cpu),
         "memory": memory(&whole_memory, time),
         "network": network(&pod.interfaces, time),
+        "volume": volumes(pod),
         "ephemeral-storage": sample.host.filesystem.as_ref().map(|fs| use_of(fs, used, None, time)),
     }))
+}
+
+fn volumes(pod: &PodSample) -> Option<Value> {
+    let volumes = pod.volumes.iter().map(|volume| {
+        let mut shown = filesystem(&volume.filesystem, volume.time);
+        shown["name"] = json!(volume.name);
+        if let Some(claim) = &volume.claim {
+            shown["pvcRef"] = json!({"name": claim, "namespace": pod.namespace});
+        }
+        shown
+    });
+    let volumes: Vec<Value> = volumes.collect();
+    (!volumes.is_empty()).then(|| volumes.into())
 }
 
 fn container(container: &ContainerSample, sample: &Sample) -> Value {
@@ -128,6 +142,7 @@ fn without_nulls(value: Value) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use super::super::VolumeSample;
     use super::super::host::{Host, Interface};
     use super::*;
 
@@ -160,6 +175,12 @@ mod tests {
                 started: None,
                 containers: vec![container],
                 interfaces: vec![Interface { name: "eth0".to_owned(), tx_bytes: 6, ..Interface::default() }],
+                volumes: vec![VolumeSample {
+                    name: "data".to_owned(),
+                    claim: Some("c".to_owned()),
+                    time,
+                    filesystem: Filesystem { used: 8, ..Filesystem::default() },
+                }],
             }],
             image_filesystem: None,
         };
@@ -172,6 +193,8 @@ mod tests {
         assert_eq!(pod["podRef"], json!({"name": "web", "namespace": "ns", "uid": "u"}));
         assert_eq!(pod["cpu"], json!({"time": "2026-01-02T03:04:05Z", "usageCoreNanoSeconds": 9}));
         assert_eq!((&pod["network"]["name"], &pod["network"]["txBytes"]), (&json!("eth0"), &json!(6)));
+        let volume = &pod["volume"][0];
+        assert_eq!((&volume["usedBytes"], &volume["pvcRef"]["namespace"]), (&json!(8), &json!("ns")));
         assert_eq!(pod["memory"]["workingSetBytes"], 7);
         assert_eq!(pod["ephemeral-storage"]["usedBytes"], 7);
         assert_eq!(pod["containers"][0]["rootfs"]["usedBytes"], 3);
