@@ -17,6 +17,7 @@ pub mod http;
 mod metrics;
 pub mod nonresource;
 pub mod object;
+pub mod peers;
 pub mod proxy;
 mod registry;
 pub mod request;

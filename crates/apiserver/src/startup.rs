@@ -1,5 +1,6 @@
 //! What the server itself puts into a cluster: the objects every cluster has, and its own service and endpoints.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use apimachinery::resource::ResourceRow;
@@ -12,6 +13,7 @@ use serde_json::json;
 use crate::bootstrap::{self, Step, reconcile};
 use crate::http::respond;
 use crate::object::Object;
+use crate::peers;
 use crate::request::UserInfo;
 use crate::server::{ApiServer, Caller};
 
@@ -37,41 +39,23 @@ pub async fn start(server: &ApiServer, settings: &Startup) -> Result<()> {
     // All at once, so that they share few fsyncs; what lives in a namespace comes after it.
     try_join_all(namespaces.iter().map(|object| ensure(server, object))).await?;
     try_join_all(rest.iter().map(|object| ensure(server, object))).await?;
-    let own = own_objects(settings).into_iter().chain(settings.objects.iter().cloned()).collect::<Vec<_>>();
+    let own = own_objects(server, settings).into_iter().chain(settings.objects.iter().cloned()).collect::<Vec<_>>();
     try_join_all(own.iter().map(|object| replace(server, object))).await?;
     crate::crds::start(server).await?;
     server.health.set_bootstrapped();
     Ok(())
 }
 
-fn own_objects(settings: &Startup) -> Vec<Value> {
+fn own_objects(server: &ApiServer, settings: &Startup) -> Vec<Value> {
     let Startup { address, port, service_ip, .. } = settings;
-    let subsets = address.iter().map(|address| {
-        json!({"addresses": [{"ip": address}], "ports": [{"name": "https", "port": port, "protocol": "TCP"}]})
-    });
-    let endpoints = address.iter().map(|address| json!({"addresses": [address], "conditions": {"ready": true}}));
-    let mut own = vec![
-        json!({
-            "apiVersion": "v1", "kind": "Service",
-            "metadata": {"name": "kubernetes", "namespace": "default",
-                "labels": {"component": "apiserver", "provider": "kubernetes"}},
-            "spec": {"type": "ClusterIP", "clusterIP": service_ip, "sessionAffinity": "None",
-                "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": port}]},
-        }),
-        json!({
-            "apiVersion": "v1", "kind": "Endpoints",
-            "metadata": {"name": "kubernetes", "namespace": "default",
-                "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
-            "subsets": subsets.collect::<Vec<_>>(),
-        }),
-        json!({
-            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
-            "metadata": {"name": "kubernetes", "namespace": "default",
-                "labels": {"kubernetes.io/service-name": "kubernetes"}},
-            "endpoints": endpoints.collect::<Vec<_>>(),
-            "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
-        }),
-    ];
+    let mut own = vec![json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "kubernetes", "namespace": "default",
+            "labels": {"component": "apiserver", "provider": "kubernetes"}},
+        "spec": {"type": "ClusterIP", "clusterIP": service_ip, "sessionAffinity": "None",
+            "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": port}]},
+    })];
+    own.extend(endpoints(&peers::addresses(&server.view, address.as_deref()), *port));
     if let Some(dns) = &settings.cluster_dns {
         own.push(json!({
             "apiVersion": "v1", "kind": "Service",
@@ -84,6 +68,29 @@ fn own_objects(settings: &Startup) -> Vec<Value> {
         }));
     }
     own
+}
+
+/// What leads to these servers: the endpoints of `default/kubernetes`, in both forms.
+pub(crate) fn endpoints(addresses: &BTreeSet<String>, port: u16) -> [Value; 2] {
+    let ips: Vec<_> = addresses.iter().map(|address| json!({"ip": address})).collect();
+    let ports = json!([{"name": "https", "port": port, "protocol": "TCP"}]);
+    let subsets = if ips.is_empty() { json!([]) } else { json!([{"addresses": ips, "ports": ports}]) };
+    let ready = addresses.iter().map(|address| json!({"addresses": [address], "conditions": {"ready": true}}));
+    [
+        json!({
+            "apiVersion": "v1", "kind": "Endpoints",
+            "metadata": {"name": "kubernetes", "namespace": "default",
+                "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
+            "subsets": subsets,
+        }),
+        json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": {"name": "kubernetes", "namespace": "default",
+                "labels": {"kubernetes.io/service-name": "kubernetes"}},
+            "endpoints": ready.collect::<Vec<_>>(),
+            "ports": ports,
+        }),
+    ]
 }
 
 fn row_of(server: &ApiServer, object: &Value) -> Result<Arc<ResourceRow>> {
@@ -140,7 +147,7 @@ async fn try_ensure(server: &ApiServer, wanted: &Value) -> Result<()> {
 }
 
 /// Creates an object of the server's own, or sets it to what is wanted now (its address may have changed).
-async fn replace(server: &ApiServer, wanted: &Value) -> Result<()> {
+pub(crate) async fn replace(server: &ApiServer, wanted: &Value) -> Result<()> {
     for _ in 1..TRIES {
         match try_replace(server, wanted).await {
             Err(error) if error.code == 409 => {}

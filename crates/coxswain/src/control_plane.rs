@@ -124,6 +124,11 @@ pub fn start(config: &Server, pki: &Pki, api: &ApiServer, process: &Process) {
         let roles = roles.clone();
         async move { write_role(roles, role).await }
     }));
+    let address = config.host.node_ip;
+    if config.datastore.is_shared() && !address.is_loopback() {
+        let shutdown = process.shutdown.clone();
+        process.tasks.spawn(apiserver::peers::keep(api.clone(), address.to_string(), config.port, shutdown));
+    }
     if config.enabled("controllers") {
         let context = process.context("system:kube-controller-manager", &[]);
         let settings = controllers::Config {

@@ -68,11 +68,11 @@ fn two_servers_on_one_etcd() {
     let site = Site::new();
     let _etcd = Etcd::start(&site);
     let (endpoint, second) = (endpoint(), site.path("second"));
-    let one = site.start(&["--disable-agent", &endpoint]);
+    let one = site.start(&["--disable-agent", &endpoint, "--node-ip=10.0.0.1"]);
     let first_client = site.connect();
     until("a leader", || holder(&site, &first_client, "kube-controller-manager"));
 
-    let others = ["--disable-agent", &endpoint, "--https-listen-port=7443", "--node-name=n2"];
+    let others = ["--disable-agent", &endpoint, "--https-listen-port=7443", "--node-name=n2", "--node-ip=10.0.0.2"];
     let wrong = site.refused_in(&second, &[&others[..], &["--token=wrong"]].concat());
     assert!(wrong.contains("the data store belongs to a cluster with another token"), "{wrong}");
     let right = format!("--token={}", token_of(&one.data));
@@ -120,6 +120,13 @@ fn two_servers_on_one_etcd() {
     for lease in ["kube-controller-manager", "kube-scheduler"] {
         assert!(holder(&site, &second_client, lease).unwrap().starts_with("n1_"), "{lease}");
     }
+    let addresses = || {
+        let path = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes";
+        let slice = site.block_on(second_client.get(path));
+        let endpoints = slice["endpoints"].as_array().unwrap().clone();
+        endpoints.into_iter().map(|endpoint| endpoint["addresses"][0].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(addresses(), ["10.0.0.1", "10.0.0.2"], "the service of the API leads to both");
     one.kill();
     until("the other leads", || {
         let leads = |lease| holder(&site, &second_client, lease).is_some_and(|holder| holder.starts_with("n2_"));
@@ -132,6 +139,7 @@ fn two_servers_on_one_etcd() {
         }),
     ));
     assert_eq!(status, 201);
+    until("the endpoint of the dead one to go", || (addresses() == ["10.0.0.2"]).then_some(()));
     until("its controllers work", || {
         let path = "/api/v1/namespaces/made-later/serviceaccounts/default";
         (site.block_on(second_client.call("GET", path, None)).unwrap().0 == 200).then_some(())
