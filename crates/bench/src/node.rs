@@ -24,7 +24,7 @@ const LIMIT: Duration = Duration::from_secs(180);
 /// How often a starting server is asked; the measured time is that exact.
 const ASK_EVERY: Duration = Duration::from_millis(3);
 /// How long a node with nothing to do is watched.
-const IDLE: Duration = Duration::from_secs(20);
+const IDLE: Duration = Duration::from_secs(60);
 
 /// What a server that was started has to become.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

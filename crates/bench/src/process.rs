@@ -37,6 +37,11 @@ impl Process {
         Duration::from_millis(cpu_ticks(&stat) * (1000 / TICKS))
     }
 
+    /// Bytes that it has made the kernel write to disks, whole pages as they are.
+    pub fn written(self) -> u64 {
+        written_bytes(&fs::read_to_string(format!("/proc/{}/io", self.pid)).unwrap_or_default())
+    }
+
     /// Resident memory in KiB.
     pub fn rss_kib(self) -> u64 {
         let statm = fs::read_to_string(format!("/proc/{}/statm", self.pid)).unwrap_or_default();
@@ -48,6 +53,11 @@ impl Process {
 fn cpu_ticks(stat: &str) -> u64 {
     let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
     after_name.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum()
+}
+
+fn written_bytes(io: &str) -> u64 {
+    let written = io.lines().find_map(|line| line.strip_prefix("write_bytes: "));
+    written.and_then(|bytes| bytes.parse().ok()).unwrap_or(0)
 }
 
 fn listener_inode(table: &str, port: u16) -> Option<&str> {
@@ -84,5 +94,12 @@ mod tests {
         let found = Process::listening_on(listener.local_addr().unwrap().port()).unwrap();
         assert_eq!(found.pid, std::process::id());
         assert!(found.rss_kib() > 0);
+    }
+
+    #[test]
+    fn bytes_written_are_those_that_reach_the_disk() {
+        let io = "rchar: 1\nwchar: 2\nsyscr: 3\nread_bytes: 4\nwrite_bytes: 4096\ncancelled_write_bytes: 8192\n";
+        assert_eq!(written_bytes(io), 4096);
+        assert_eq!(written_bytes(""), 0);
     }
 }

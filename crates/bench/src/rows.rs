@@ -35,6 +35,7 @@ const WATCH_LIMIT: Duration = Duration::from_secs(120);
 pub struct Reading {
     pub cpu: Duration,
     rss_kib: u64,
+    written: u64,
 }
 
 /// One server under load.
@@ -81,6 +82,7 @@ impl Bench {
         Reading {
             cpu: self.processes.iter().map(|p| p.cpu()).sum(),
             rss_kib: self.processes.iter().map(|p| p.rss_kib()).sum(),
+            written: self.processes.iter().map(|p| p.written()).sum(),
         }
     }
 
@@ -94,8 +96,10 @@ impl Bench {
         tokio::time::sleep(SETTLE).await;
         let before = self.read();
         tokio::time::sleep(time).await;
-        let used = self.read().cpu.saturating_sub(before.cpu);
-        let note = format!("{used:?} of processor time in {time:?}");
+        let after = self.read();
+        let used = after.cpu.saturating_sub(before.cpu);
+        let written = after.written.saturating_sub(before.written) as f64 / 1e6 * 3600.0 / time.as_secs_f64();
+        let note = format!("{used:?} of processor time in {time:?}; {written:.1} MB an hour written to disk");
         let cpu = (!self.processes.is_empty()).then(|| used.as_secs_f64() * 1000.0 / time.as_secs_f64());
         Row { cpu_per_1000: cpu, ..self.memory_row(name, before, note) }
     }
