@@ -132,7 +132,10 @@ async fn collect_images(shared: &Shared, used: &mut HashMap<String, Timestamp>) 
         images.iter_mut().filter(|image| image.id == sandbox.id).for_each(|image| image.pinned = true);
     }
     let containers = shared.runtime.list_containers(&[]).await?;
-    let in_use: HashSet<String> = containers.iter().map(|container| container.image_ref.clone()).collect();
+    let mut in_use: HashSet<String> = containers.iter().map(|container| container.image_ref.clone()).collect();
+    for reference in shared.store.list().iter().flat_map(|record| volume_images(&record.pod)) {
+        in_use.extend(shared.runtime.image_status(&reference).await?.map(|image| image.id));
+    }
     used.retain(|id, _| images.iter().any(|image| image.id == *id));
     for image in &images {
         let names = || std::iter::once(&image.id).chain(&image.repo_digests).chain(&image.repo_tags);
@@ -155,6 +158,12 @@ async fn collect_images(shared: &Shared, used: &mut HashMap<String, Timestamp>) 
         shared.runtime.remove_image(&id).await?;
     }
     Ok(())
+}
+
+/// Images that the pod's volumes are made of.
+fn volume_images(pod: &Pod) -> Vec<String> {
+    let volumes = podutil::spec(pod).volumes.iter().flatten();
+    volumes.filter_map(|volume| volume.image.as_ref()?.reference.clone()).collect()
 }
 
 struct Unused {
