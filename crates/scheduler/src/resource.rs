@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::{AddAssign, SubAssign};
 
 use apimachinery::quantity::Quantity as Amount;
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Container, Pod, PodCondition, PodSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 type List = BTreeMap<String, Quantity>;
@@ -169,10 +169,15 @@ fn container_requests(pod: &Pod, container: &Container) -> Amounts {
     let list = container.resources.as_ref().and_then(|resources| resources.requests.as_ref());
     let mut amounts = list.map(Amounts::of).unwrap_or_default();
     if is_resizing(pod) {
+        // What can never be is not wanted of this node.
+        let infeasible = resize_conditions(pod).any(|c| c.reason.as_deref() == Some("Infeasible"));
         let status = pod.status.as_ref();
         let statuses = status.and_then(|status| status.container_statuses.as_ref()).into_iter().flatten();
         let init = status.and_then(|status| status.init_container_statuses.as_ref()).into_iter().flatten();
         if let Some(status) = statuses.chain(init).find(|status| status.name == container.name) {
+            if infeasible && status.allocated_resources.is_some() {
+                (amounts.cpu, amounts.memory) = (0, 0);
+            }
             let running = status.resources.as_ref().and_then(|resources| resources.requests.as_ref());
             for held in status.allocated_resources.iter().chain(running) {
                 amounts.raise_to(&Amounts::of(held));
@@ -182,14 +187,23 @@ fn container_requests(pod: &Pod, container: &Container) -> Amounts {
     amounts
 }
 
-/// Whether the node does not have the pod's resources as its spec wants them yet.
+/// Whether the node does not have the pod's resources as its spec wants them yet, as far as is known.
 pub fn is_resizing(pod: &Pod) -> bool {
+    resize_conditions(pod).next().is_some() || is_unseen(pod)
+}
+
+fn resize_conditions(pod: &Pod) -> impl Iterator<Item = &PodCondition> {
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
-    conditions.is_some_and(|conditions| {
-        conditions.iter().any(|condition| {
-            matches!(condition.type_.as_str(), "PodResizePending" | "PodResizeInProgress") && condition.status == "True"
-        })
+    conditions.into_iter().flatten().filter(|condition| {
+        matches!(condition.type_.as_str(), "PodResizePending" | "PodResizeInProgress") && condition.status == "True"
     })
+}
+
+/// The kubelet has told what it allocated, but has not seen the present spec, which may be a smaller one.
+fn is_unseen(pod: &Pod) -> bool {
+    let Some(status) = &pod.status else { return false };
+    status.observed_generation.is_some_and(|seen| pod.metadata.generation.is_some_and(|now| seen < now))
+        && status.container_statuses.iter().flatten().any(|status| status.allocated_resources.is_some())
 }
 
 #[cfg(test)]
@@ -249,5 +263,33 @@ status:
   containerStatuses: [{name: a, allocatedResources: {cpu: 2, memory: 5}, image: '', imageID: '', ready: true, restartCount: 0}]
 ";
         check(yaml, (2000, 10), (2000, 10));
+    }
+
+    #[test]
+    fn a_smaller_spec_counts_once_the_node_has_seen_it() {
+        let of = |seen: u32| {
+            format!(
+                "
+metadata: {{generation: 2}}
+spec: {{containers: [{{name: a, resources: {{requests: {{cpu: 1, memory: 10}}}}}}]}}
+status:
+  observedGeneration: {seen}
+  containerStatuses: [{{name: a, allocatedResources: {{cpu: 2, memory: 10}}, image: '', imageID: '', ready: true, restartCount: 0}}]
+"
+            )
+        };
+        check(&of(1), (2000, 10), (2000, 10));
+        check(&of(2), (1000, 10), (1000, 10));
+    }
+
+    #[test]
+    fn an_infeasible_resize_counts_with_what_is_allocated() {
+        let yaml = "
+spec: {containers: [{name: a, resources: {requests: {cpu: 100, memory: 10}}}]}
+status:
+  conditions: [{type: PodResizePending, status: 'True', reason: Infeasible}]
+  containerStatuses: [{name: a, allocatedResources: {cpu: 2, memory: 5}, image: '', imageID: '', ready: true, restartCount: 0}]
+";
+        check(yaml, (2000, 5), (2000, 5));
     }
 }
