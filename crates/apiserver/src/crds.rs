@@ -12,6 +12,7 @@ use apimachinery::{Value, meta};
 use serde_json::json;
 use store::{Change, Range};
 
+use crate::conversion::Webhook;
 use crate::object::Object;
 use crate::registry::timestamp;
 use crate::server::{ApiServer, now_seconds};
@@ -126,6 +127,7 @@ impl Follower {
         };
         let deleting = meta::is_deleting(definition);
         let (group, plural) = resource_of(definition);
+        self.server.conversions.set(group, plural, Webhook::of(definition));
         self.server.change_table(|table| {
             table.remove(group, plural);
             for mut row in rows {
@@ -144,6 +146,7 @@ impl Follower {
         if is_true(definition, "Established") {
             let (group, plural) = resource_of(definition);
             self.server.change_table(|table| table.remove(group, plural));
+            self.server.conversions.set(group, plural, None);
         }
         for entry in self.server.view.list(PREFIX, "") {
             let other = entry.value.value();
@@ -164,7 +167,10 @@ async fn end(server: ApiServer, definition: Value) {
     let ((group, plural), name) = (resource_of(&definition), meta::name(&definition));
     let prefix = format!("{group}/{plural}");
     let versions = definition["spec"]["versions"].as_array().cloned().unwrap_or_default();
-    let version = versions.iter().find(|v| v["served"] == true).map(|v| meta::str_at(v, &["name"])).unwrap_or_default();
+    let served = || versions.iter().filter(|v| v["served"] == true);
+    // In the version that is stored no webhook need live to let them go.
+    let version = served().find(|v| v["storage"] == true).or_else(|| served().next());
+    let version = version.map(|v| meta::str_at(v, &["name"])).unwrap_or_default();
     loop {
         let Ok(mut watcher) = server.view.watch(&prefix, server.view.store().revision()) else { return };
         let left = server.view.list(&prefix, "");

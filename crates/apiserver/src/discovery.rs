@@ -5,6 +5,7 @@ use apimachinery::resource::{ResourceRow, ResourceTable, Verb};
 use apimachinery::status::{Result, StatusError};
 use serde_json::json;
 
+use crate::aggregator::{Remote, in_groups};
 use crate::http::negotiate::{Encoding, clauses};
 use crate::http::{Response, respond};
 use crate::server::ApiServer;
@@ -12,7 +13,7 @@ use crate::server::ApiServer;
 /// `/api`
 pub fn legacy_versions(server: &ApiServer, accept: Option<&str>) -> Result<Response> {
     if wants_aggregated(accept) {
-        return Ok(aggregated(&server.table(), true));
+        return Ok(aggregated(server, &server.table(), true));
     }
     let body = json!({
         "kind": "APIVersions", "versions": ["v1"],
@@ -25,10 +26,11 @@ pub fn legacy_versions(server: &ApiServer, accept: Option<&str>) -> Result<Respo
 pub fn groups(server: &ApiServer, accept: Option<&str>) -> Result<Response> {
     let table = server.table();
     if wants_aggregated(accept) {
-        return Ok(aggregated(&table, false));
+        return Ok(aggregated(server, &table, false));
     }
     let groups: Vec<Value> =
         table.groups().into_iter().filter(|g| !g.name.is_empty()).map(|g| group_value(g.name, &g.versions)).collect();
+    let groups = with_others(server, groups);
     let body = json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups});
     Ok(respond::value(200, Encoding::Json, &body))
 }
@@ -36,15 +38,31 @@ pub fn groups(server: &ApiServer, accept: Option<&str>) -> Result<Response> {
 /// `/apis/<group>`
 pub fn group(server: &ApiServer, name: &str) -> Result<Response> {
     let table = server.table();
-    let group = table
-        .groups()
-        .into_iter()
-        .find(|g| g.name == name && !name.is_empty())
-        .ok_or_else(StatusError::no_such_path)?;
-    let mut body = group_value(group.name, &group.versions);
+    let own = table.groups().into_iter().filter(|g| g.name == name && !name.is_empty());
+    let own = own.map(|group| group_value(group.name, &group.versions)).collect();
+    let found = with_others(server, own).into_iter().find(|group| group["name"] == name);
+    let mut body = found.ok_or_else(StatusError::no_such_path)?;
     body["kind"] = json!("APIGroup");
     body["apiVersion"] = json!("v1");
     Ok(respond::value(200, Encoding::Json, &body))
+}
+
+/// Groups with those that other servers serve.
+fn with_others(server: &ApiServer, groups: Vec<Value>) -> Vec<Value> {
+    let name = |group: &Value| group["name"].as_str().unwrap_or_default().to_owned();
+    let add = |group: &mut Value, remote: &Remote| {
+        let version =
+            json!({"groupVersion": format!("{}/{}", remote.group, remote.version), "version": remote.version});
+        if group["preferredVersion"].is_null() {
+            group["preferredVersion"] = version.clone();
+        }
+        if let Some(versions) = group["versions"].as_array_mut()
+            && !versions.contains(&version)
+        {
+            versions.push(version);
+        }
+    };
+    in_groups(&server.aggregator, groups, name, add, |name| json!({"name": name, "versions": []}))
 }
 
 fn group_value<S: AsRef<str>>(name: &str, versions: &[S]) -> Value {
@@ -125,7 +143,7 @@ fn wants_aggregated(accept: Option<&str>) -> bool {
     })
 }
 
-fn aggregated(table: &ResourceTable, legacy: bool) -> Response {
+fn aggregated(server: &ApiServer, table: &ResourceTable, legacy: bool) -> Response {
     let items: Vec<Value> = table
         .groups()
         .into_iter()
@@ -143,10 +161,23 @@ fn aggregated(table: &ResourceTable, legacy: bool) -> Response {
             json!({"metadata": {"name": group.name, "creationTimestamp": null}, "versions": versions})
         })
         .collect();
+    let items = if legacy { items } else { with_others_aggregated(server, items) };
     let body = json!({
         "kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items,
     });
     respond::bytes(200, "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList", body.to_string())
+}
+
+fn with_others_aggregated(server: &ApiServer, groups: Vec<Value>) -> Vec<Value> {
+    let name = |group: &Value| group["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    let add = |group: &mut Value, remote: &Remote| {
+        if let Some(versions) = group["versions"].as_array_mut() {
+            versions.retain(|version| version["version"] != *remote.version);
+            versions.push(crate::aggregator::resources(remote));
+        }
+    };
+    let empty = |name: &str| json!({"metadata": {"name": name, "creationTimestamp": null}, "versions": []});
+    in_groups(&server.aggregator, groups, name, add, empty)
 }
 
 fn aggregated_row(row: &ResourceRow) -> Value {

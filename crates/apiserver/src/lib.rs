@@ -4,11 +4,13 @@
 //! except where the kind is a request itself (`authn/`, `authz/`: reviews and tokens).
 
 pub mod admission;
+pub mod aggregator;
 pub mod authn;
 pub mod authz;
 pub mod backend;
 pub mod bootstrap;
 mod cel;
+mod conversion;
 mod crds;
 mod discovery;
 pub mod error;

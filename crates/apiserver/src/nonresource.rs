@@ -68,8 +68,8 @@ pub async fn answer(server: &ApiServer, head: &Parts, info: &RequestInfo) -> Res
         ["apis", group] => discovery::group(server, group),
         ["api", version] => discovery::resources(server, "", version),
         ["apis", group, version] => discovery::resources(server, group, version),
-        ["openapi", "v2"] => openapi_v2(server, accept),
-        ["openapi", "v3"] => openapi_v3_index(server),
+        ["openapi", "v2"] => openapi_v2(server, accept).await,
+        ["openapi", "v3"] => openapi_v3_index(server).await,
         ["openapi", "v3", rest @ ..] => openapi_v3(server, rest),
         ["openid", "v1", "jwks"] => Ok(issuer_document("application/jwk-set+json", &server.authenticator.jwks())),
         [".well-known", "openid-configuration"] => {
@@ -123,24 +123,29 @@ fn paths(server: &ApiServer) -> Response {
     respond::value(200, Encoding::Json, &json!({ "paths": paths }))
 }
 
-fn openapi_v2(server: &ApiServer, accept: Option<&str>) -> Result<Response> {
+async fn openapi_v2(server: &ApiServer, accept: Option<&str>) -> Result<Response> {
     let table = server.table();
     let protobuf = negotiate::clauses(accept.unwrap_or_default())
         .first()
         .is_some_and(|clause| clause.media.starts_with("application/com.github.proto-openapi.spec.v2"));
     let (name, content_type) =
         if protobuf { ("v2.pb", openapi::gnostic::CONTENT_TYPE) } else { ("v2.json", "application/json") };
+    let others = server.aggregator.published().await;
     let make = || {
-        let document = openapi::v2::document(&table, &server.version.git_version);
+        let mut document = openapi::v2::document(&table, &server.version.git_version);
+        others.merge_v2(&mut document);
         Some(if protobuf { openapi::gnostic::encode(&document).into() } else { Bytes::from(document.to_string()) })
     };
-    let body = server.documents.get(table.generation(), name, make).ok_or_else(StatusError::no_such_path)?;
+    // Both only grow, so no two states have the same sum.
+    let generation = table.generation() + server.aggregator.generation();
+    let body = server.documents.get(generation, name, make).ok_or_else(StatusError::no_such_path)?;
     Ok(respond::bytes(200, content_type, body))
 }
 
-fn openapi_v3_index(server: &ApiServer) -> Result<Response> {
+async fn openapi_v3_index(server: &ApiServer) -> Result<Response> {
     let table = server.table();
-    let index = openapi::v3::index(&table);
+    let mut index = openapi::v3::index(&table);
+    server.aggregator.published().await.merge_v3(&mut index);
     Ok(respond::value(200, Encoding::Json, &index))
 }
 
@@ -153,6 +158,9 @@ fn openapi_v3(server: &ApiServer, path: &[&str]) -> Result<Response> {
     let table: Arc<_> = server.table();
     let make =
         || openapi::v3::document(&table, group, version, &server.version.git_version).map(|d| d.to_string().into());
-    let body = server.documents.get(table.generation(), &path.join("/"), make).ok_or_else(StatusError::no_such_path)?;
+    let body = server
+        .documents
+        .get(table.generation() + server.aggregator.generation(), &path.join("/"), make)
+        .ok_or_else(StatusError::no_such_path)?;
     Ok(respond::bytes(200, "application/json", body))
 }

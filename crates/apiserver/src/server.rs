@@ -18,8 +18,10 @@ use tokio::sync::Semaphore;
 
 use crate::admission::Chain;
 use crate::admission::webhooks::Webhooks;
+use crate::aggregator::{Aggregator, Remote};
 use crate::authn::{Authenticator, Credentials, Peer};
 use crate::authz::{Authorizer, Decision};
+use crate::conversion::Conversions;
 use crate::http::negotiate::{self, Accepted};
 use crate::http::parse::request_info;
 use crate::http::query::Query;
@@ -73,6 +75,8 @@ pub struct Inner {
     pub authorizer: Arc<Authorizer>,
     pub admission: Chain,
     pub webhooks: Webhooks,
+    pub aggregator: Aggregator,
+    pub(crate) conversions: Conversions,
     pub strategies: Strategies,
     pub settings: Settings,
     /// How to reach kubelets and pods.
@@ -121,6 +125,8 @@ impl ApiServer {
         let view = View::new(parts.store);
         let inner = Inner {
             webhooks: Webhooks::new(view.clone()),
+            aggregator: Aggregator::new(view.clone()),
+            conversions: Conversions::default(),
             view,
             table: RwLock::new(Arc::new(parts.table)),
             authenticator: parts.authenticator,
@@ -150,6 +156,7 @@ impl ApiServer {
         let mut next = ResourceTable::clone(&current);
         change(&mut next);
         *current = Arc::new(next);
+        self.aggregator.table_changed.notify_one();
     }
 
     /// Answers one request. Never fails and never panics: a panic below is a bug, answered as an internal error.
@@ -206,6 +213,9 @@ impl ApiServer {
         let user = self.authenticate(&head.headers, &caller)?;
         let user = self.impersonate(user, &head.headers)?;
         self.authorize(&user, &info)?;
+        if let Some(remote) = self.remote(&info) {
+            return Ok(crate::proxy::aggregated(&self.aggregator, &remote, &user, head, body).await);
+        }
         if !info.is_resource {
             return nonresource::answer(self, &head, &info).await;
         }
@@ -247,6 +257,17 @@ impl ApiServer {
                 };
                 self.authenticator.authenticate(&credentials)
             }
+        }
+    }
+
+    /// The other API server that a path belongs to, if it does: a resource of its group-version, or that group-version's discovery.
+    fn remote(&self, info: &RequestInfo) -> Option<Arc<Remote>> {
+        if info.is_resource {
+            return self.aggregator.of(&info.group, &info.version);
+        }
+        match info.path.trim_matches('/').split('/').collect::<Vec<_>>().as_slice() {
+            ["apis", group, version] | ["openapi", "v3", "apis", group, version] => self.aggregator.of(group, version),
+            _ => None,
         }
     }
 

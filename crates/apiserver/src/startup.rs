@@ -42,6 +42,7 @@ pub async fn start(server: &ApiServer, settings: &Startup) -> Result<()> {
     let own = own_objects(server, settings).into_iter().chain(settings.objects.iter().cloned()).collect::<Vec<_>>();
     try_join_all(own.iter().map(|object| replace(server, object))).await?;
     crate::crds::start(server).await?;
+    crate::aggregator::start(server);
     server.health.set_bootstrapped();
     Ok(())
 }

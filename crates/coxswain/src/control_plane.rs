@@ -57,7 +57,9 @@ pub fn build(config: &Server, pki: &Pki, token: &str, store: ObjectStore) -> Res
             build_date: env!("COXSWAIN_BUILD_DATE").to_owned(),
         },
     };
-    Ok(ApiServer::new(components))
+    let server = ApiServer::new(components);
+    server.aggregator.set_identity(pki.front_proxy.clone());
+    Ok(server)
 }
 
 /// The address at which others reach this server.
@@ -105,7 +107,7 @@ pub async fn bootstrap(config: &Server, pki: &Pki, api: &ApiServer) -> Result<()
         bootstrap: bootstrap::Settings {
             service_cidrs: vec![config.cluster.service_cidr.clone()],
             client_ca: pki.client_ca.certificate.clone(),
-            request_header_ca: String::new(),
+            request_header_ca: pki.front_proxy_ca.certificate.clone(),
         },
         address: (!config.host.node_ip.is_loopback()).then(|| config.host.node_ip.to_string()),
         port: config.port,

@@ -32,6 +32,20 @@ impl<V> Entry<V> {
         self.expiry.as_ref().map(|expiry| expiry.at())
     }
 
+    /// The same version of the same key in another form. For readers; never to be compared with what the store has.
+    #[must_use]
+    pub fn with_value(&self, value: V) -> Self {
+        Entry {
+            key: self.key.clone(),
+            value,
+            len: self.len,
+            create_revision: self.create_revision,
+            mod_revision: self.mod_revision,
+            version: self.version,
+            expiry: self.expiry.clone(),
+        }
+    }
+
     /// What the entry counts towards the quota, in bytes.
     pub(crate) fn size(&self) -> u64 {
         self.key.len() as u64 + u64::from(self.len)

@@ -22,7 +22,7 @@ use rustls::ClientConfig;
 
 pub use call::Failure;
 pub use connect::{dial, words};
-pub use resolve::{Place, resolve};
+pub use resolve::{Place, resolve, service};
 pub use trust::{Trust, client_config};
 
 use crate::http::Body;

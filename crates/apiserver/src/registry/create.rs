@@ -23,7 +23,7 @@ pub async fn create(server: &ApiServer, mut call: Call, sent: Body) -> Result<Re
         return super::subresource::answer(server, call, object).await;
     }
     match insert(server, &mut call, &options, object, managed::Change::Update).await? {
-        Stored::Entry(entry) => render::entry(server, &call, 201, &entry),
+        Stored::Entry(entry) => render::entry(server, &call, 201, &entry).await,
         Stored::Dry(object) => render::value(server, &call, 201, &object),
     }
 }
@@ -87,7 +87,7 @@ async fn add(
         if options.dry_run {
             return Ok(Some(Stored::Dry(next)));
         }
-        let stored = crate::strategy::convert::to_storage(&call.row, next);
+        let stored = super::convert::to_storage(server, &call.row, next).await?;
         let put = Op::Put { key: key.clone(), value: super::encoded(&stored)?, ttl: None };
         let txn = commit::transaction(server, call, Expect::Absent, put, claims);
         match commit_at_home(server, call, name, txn).await? {

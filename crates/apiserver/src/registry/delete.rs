@@ -131,16 +131,18 @@ pub async fn delete(server: &ApiServer, mut call: Call, sent: Body) -> Result<Re
     let options = DeleteOptions::read(&call, sent).await?;
     let waits = options.waits_for_dependants();
     match remove(server, &mut call, &options, Cause::Delete).await? {
-        Removed::Gone(entry) => gone(server, &call, &entry),
-        Removed::Marked(Stored::Entry(entry)) => render::entry(server, &call, if waits { 202 } else { 200 }, &entry),
+        Removed::Gone(entry) => gone(server, &call, &entry).await,
+        Removed::Marked(Stored::Entry(entry)) => {
+            render::entry(server, &call, if waits { 202 } else { 200 }, &entry).await
+        }
         Removed::Marked(Stored::Dry(object)) => render::value(server, &call, 200, &object),
     }
 }
 
 /// A deleted object is answered whole where its kind does so upstream, else as a `Status`.
-fn gone(server: &ApiServer, call: &Call, entry: &Entry) -> Result<Response> {
+async fn gone(server: &ApiServer, call: &Call, entry: &Entry) -> Result<Response> {
     if server.strategies.traits(&call.row).answers_deleted_object {
-        return render::entry(server, call, 200, entry);
+        return render::entry(server, call, 200, entry).await;
     }
     let details = Details {
         name: call.info.name.clone(),
@@ -172,7 +174,7 @@ pub async fn remove(server: &ApiServer, call: &mut Call, options: &DeleteOptions
     let dry = options.is_dry_run()?;
     for _ in 0..super::update::MAX_TRIES {
         let moment = Moment::take();
-        let entry = super::current(server, call)?;
+        let entry = super::current(server, call).await?;
         let old = convert::from_storage(&call.row, entry.value.value());
         check_preconditions(call, options, &old)?;
         let attributes = Attributes::new(Operation::Delete, "", dry, moment);
@@ -196,7 +198,10 @@ pub async fn remove(server: &ApiServer, call: &mut Call, options: &DeleteOptions
         }
         let gone = next.is_none();
         // However large it has become, it can be deleted.
-        let next = next.map(|next| encode(&convert::to_storage(&call.row, next)));
+        let next = match next {
+            Some(next) => Some(encode(&super::convert::to_storage(server, &call.row, next).await?)),
+            None => None,
+        };
         if let Some(last) = commit::replace(server, call, &entry, next, claims).await? {
             return Ok(if gone { Removed::Gone(last) } else { Removed::Marked(Stored::Entry(last)) });
         }
@@ -320,6 +325,7 @@ pub async fn delete_collection(server: &ApiServer, call: Call, sent: Body) -> Re
 async fn remove_listed(server: &ApiServer, mut call: Call, options: &DeleteOptions) -> Result<Option<Value>> {
     match remove(server, &mut call, options, Cause::Delete).await {
         Ok(Removed::Gone(last) | Removed::Marked(Stored::Entry(last))) => {
+            let last = super::convert::entry(server, &call.row, last).await?;
             Ok(Some(convert::from_storage(&call.row, last.value.value())))
         }
         Ok(Removed::Marked(Stored::Dry(object))) => Ok(Some(object)),

@@ -49,10 +49,10 @@ struct Page {
     remaining: Option<usize>,
 }
 
-pub fn list(server: &ApiServer, call: &Call) -> Result<Response> {
+pub async fn list(server: &ApiServer, call: &Call) -> Result<Response> {
     let filter = Filter::of(call)?;
     let query = query(server, call)?;
-    let page = page(server, call, &query, &filter)?;
+    let page = page(server, call, &query, &filter).await?;
     let mut metadata = json!({ "resourceVersion": page.revision.to_string() });
     if let Some(next) = &page.next {
         metadata["continue"] = json!(next);
@@ -162,7 +162,7 @@ fn encode_token(revision: i64, start: &str) -> String {
 }
 
 /// Reads until `limit` objects match. Without a selector that is one range.
-fn page(server: &ApiServer, call: &Call, query: &Query, filter: &Filter) -> Result<Page> {
+async fn page(server: &ApiServer, call: &Call, query: &Query, filter: &Filter) -> Result<Page> {
     let store = server.view.store();
     let everything = filter.is_everything();
     let prefix = folder(&call.row.storage_prefix, namespace_of(call));
@@ -173,11 +173,12 @@ fn page(server: &ApiServer, call: &Call, query: &Query, filter: &Filter) -> Resu
     let page_limit = if everything || query.limit == 0 { query.limit } else { query.limit.max(FILTERED_PAGE) };
     loop {
         let range = Range { start: start.clone(), end: query.end.clone(), limit: page_limit, revision };
-        let listing = store.range(&range).map_err(|error| match error {
+        let mut listing = store.range(&range).map_err(|error| match error {
             store::Error::Compacted { .. } if query.continued => expired_token(query, &prefix),
             other => crate::error::from_store(other),
         })?;
         revision = Some(listing.revision);
+        listing.entries = super::convert::entries(server, &call.row, listing.entries).await?;
         let last = listing.entries.last().map(|e| e.key.to_string());
         let mut full = false;
         for entry in listing.entries {

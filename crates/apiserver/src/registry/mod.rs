@@ -25,8 +25,8 @@ mod watch;
 use apimachinery::resource::Verb;
 use apimachinery::status::{Result, StatusError};
 
-pub use delete::DeleteOptions;
 pub use body::set_defaults;
+pub use delete::DeleteOptions;
 pub use meta::timestamp;
 pub use options::WriteOptions;
 
@@ -51,8 +51,8 @@ pub async fn dispatch(server: &ApiServer, call: Call, body: Body) -> Result<Resp
     }
     match verb {
         Verb::Get => get(server, &call).await,
-        Verb::List => list::list(server, &call),
-        Verb::Watch => watch::watch(server, &call),
+        Verb::List => list::list(server, &call).await,
+        Verb::Watch => watch::watch(server, &call).await,
         Verb::Create => create::create(server, call, body).await,
         Verb::Update => update::put(server, call, body, crate::strategy::Part::Main).await,
         Verb::Patch => patch::patch(server, call, body, crate::strategy::Part::Main).await,
@@ -76,13 +76,14 @@ fn verb_of(call: &Call) -> Result<Verb> {
 }
 
 async fn get(server: &ApiServer, call: &Call) -> Result<Response> {
-    let entry = current(server, call)?;
-    render::entry(server, call, 200, &entry)
+    let entry = current(server, call).await?;
+    render::entry(server, call, 200, &entry).await
 }
 
-/// The stored object that the request names.
-fn current(server: &ApiServer, call: &Call) -> Result<Entry> {
-    find(server, call).ok_or_else(|| StatusError::not_found(&call.row.group_resource(), &call.info.name))
+/// The stored object that the request names, in the version that it asks for where that takes a webhook.
+async fn current(server: &ApiServer, call: &Call) -> Result<Entry> {
+    let missing = || StatusError::not_found(&call.row.group_resource(), &call.info.name);
+    convert::entry(server, &call.row, find(server, call).ok_or_else(missing)?).await
 }
 
 fn find(server: &ApiServer, call: &Call) -> Option<Entry> {

@@ -56,7 +56,7 @@ pub async fn patch(server: &ApiServer, mut call: Call, sent: Body, part: Part) -
         Ok((object, Change::Patch))
     };
     let stored = update::modify(server, &mut call, &options, part, make).await?;
-    update::answer(server, &call, 200, stored)
+    update::answer(server, &call, 200, stored).await
 }
 
 fn patch_invalid(text: &str) -> StatusError {
@@ -120,7 +120,7 @@ async fn apply(
         Ok((merged, Change::Applied))
     };
     let stored = update::modify(server, &mut call, &options, part, make).await?;
-    update::answer(server, &call, 200, stored)
+    update::answer(server, &call, 200, stored).await
 }
 
 /// Checks an applied configuration: its kind, its fields, and that it carries no system metadata. Defaults are not set: what is
@@ -179,7 +179,7 @@ async fn apply_new(
         .map_err(|e| e.status())?;
     body::set_defaults(server, &call.row.clone(), &mut object);
     match create::insert(server, &mut call, &options, object, Change::Applied).await? {
-        stored @ Stored::Entry(_) => update::answer(server, &call, 201, stored),
+        stored @ Stored::Entry(_) => update::answer(server, &call, 201, stored).await,
         Stored::Dry(object) => super::render::value(server, &call, 201, &object),
     }
 }

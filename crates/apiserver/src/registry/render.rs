@@ -39,7 +39,8 @@ pub fn json_of(row: &ResourceRow, object: &Object) -> Bytes {
 }
 
 /// Answers with one stored object.
-pub fn entry(server: &ApiServer, call: &Call, code: u16, entry: &Entry) -> Result<Response> {
+pub async fn entry(server: &ApiServer, call: &Call, code: u16, entry: &Entry) -> Result<Response> {
+    let entry = super::convert::entry(server, &call.row, entry.clone()).await?;
     match call.accepted.shape {
         Shape::Object => Ok(respond::json_bytes(code, call.accepted.encoding, json_of(&call.row, &entry.value))),
         Shape::Table | Shape::Partial => {

@@ -56,7 +56,7 @@ async fn post(server: &ApiServer, call: &mut Call, sent: Value) -> Result<Respon
     let options = WriteOptions::of(call)?;
     let subresource = call.info.subresource.clone();
     let moment = Moment::take();
-    let old = current(server, call)?.value.value();
+    let old = current(server, call).await?.value.value();
     let mut sent = sent;
     let attributes = Attributes::new(Operation::Create, &subresource, options.dry_run, moment);
     attributes.decide(server, call, &mut sent, Some(&old)).await?;
@@ -100,7 +100,7 @@ pub async fn answer(server: &ApiServer, mut call: Call, object: Value) -> Result
 async fn scaled(server: &ApiServer, mut call: Call, sent: Body, verb: Verb) -> Result<Response> {
     let row = call.row.clone();
     if verb == Verb::Get {
-        let object = current(server, &call)?.value.value();
+        let object = current(server, &call).await?.value.value();
         return Ok(respond::value(200, call.accepted.encoding, &scale::view(&row, &object)));
     }
     let options = WriteOptions::of(&call)?;

@@ -29,7 +29,7 @@ pub async fn put(server: &ApiServer, mut call: Call, sent: Body, part: Part) -> 
     }
     let make = move |_: &mut Call, _: &Value| Ok((object.clone(), managed::Change::Update));
     let stored = modify(server, &mut call, &options, part, make).await?;
-    answer(server, &call, 200, stored)
+    answer(server, &call, 200, stored).await
 }
 
 async fn upsert(server: &ApiServer, mut call: Call, options: WriteOptions, mut object: Value) -> Result<Response> {
@@ -51,12 +51,12 @@ async fn upsert(server: &ApiServer, mut call: Call, options: WriteOptions, mut o
         meta::metadata_mut(&mut object).insert("name".to_owned(), Value::from(call.info.name.as_str()));
     }
     let stored = create::insert(server, &mut call, &options, object, managed::Change::Update).await?;
-    answer(server, &call, 201, stored)
+    answer(server, &call, 201, stored).await
 }
 
-pub fn answer(server: &ApiServer, call: &Call, code: u16, stored: Stored) -> Result<Response> {
+pub async fn answer(server: &ApiServer, call: &Call, code: u16, stored: Stored) -> Result<Response> {
     match stored {
-        Stored::Entry(entry) => render::entry(server, call, code, &entry),
+        Stored::Entry(entry) => render::entry(server, call, code, &entry).await,
         Stored::Dry(object) => render::value(server, call, code, &object),
     }
 }
@@ -76,7 +76,7 @@ where
     let mut turn = None;
     for _ in 0..MAX_TRIES {
         let moment = Moment::take();
-        let entry = super::current(server, call)?;
+        let entry = super::current(server, call).await?;
         let old = convert::from_storage(&call.row, entry.value.value());
         let (object, manager) = make(call, &old)?;
         let version = meta::resource_version(&object);
@@ -125,7 +125,8 @@ async fn swap(
     } else if options.dry_run {
         return Ok(Some(Stored::Dry(next)));
     }
-    let next = if gone { None } else { Some(super::encoded(&convert::to_storage(&call.row, next))?) };
+    let next =
+        if gone { None } else { Some(super::encoded(&super::convert::to_storage(server, &call.row, next).await?)?) };
     Ok(commit::replace(server, call, entry, next, claims).await?.map(Stored::Entry))
 }
 

@@ -33,8 +33,9 @@ const MIN_TIMEOUT_SECONDS: u64 = 1800;
 /// Objects are sent in pieces of about this many bytes, however far a slow client is behind.
 const CHUNK: usize = 64 * 1024;
 
-pub fn watch(server: &ApiServer, call: &Call) -> Result<Response> {
-    let start = start(server, call)?;
+pub async fn watch(server: &ApiServer, call: &Call) -> Result<Response> {
+    let mut start = start(server, call)?;
+    start.initial = super::convert::entries(server, &call.row, start.initial).await?;
     let content_type = match call.accepted.encoding {
         Encoding::Json => "application/json",
         Encoding::Yaml => return Err(StatusError::not_acceptable(&["application/json;stream=watch"])),
@@ -180,7 +181,13 @@ impl Stream {
             tokio::select! {
                 biased;
                 events = self.watcher.next() => match events {
-                    Ok(events) => self.waiting.extend(events),
+                    Ok(events) => match super::convert::events(&self.writer.server, &self.writer.row, events).await {
+                        Ok(events) => self.waiting.extend(events),
+                        Err(error) => {
+                            self.ended = true;
+                            self.writer.error(&mut out, &error);
+                        }
+                    },
                     Err(error) => {
                         self.ended = true;
                         self.writer.error(&mut out, &gone(error));

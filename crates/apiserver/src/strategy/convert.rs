@@ -15,6 +15,11 @@ pub fn is_stored_form(row: &ResourceRow, json: &[u8]) -> bool {
     if row.schema.has_defaults {
         return false;
     }
+    has_version(row, json)
+}
+
+/// Whether an encoded object of a group is in the version of `row`.
+pub fn has_version(row: &ResourceRow, json: &[u8]) -> bool {
     // `encode` writes the version first.
     let rest = json.strip_prefix(b"{\"apiVersion\":\"").and_then(|rest| rest.strip_prefix(row.group.as_bytes()));
     let rest = rest.and_then(|rest| rest.strip_prefix(b"/")).and_then(|rest| rest.strip_prefix(row.version.as_bytes()));

@@ -8,6 +8,7 @@ use apimachinery::{Value, meta};
 use serde_json::json;
 
 use super::common::{immutable, items, path_of, set_default};
+use super::webhooks::validate_client;
 use super::{Context, Family, Part, Strategy};
 use crate::crds::{CLEANUP, condition, is_true};
 
@@ -46,6 +47,7 @@ impl Strategy for Definitions {
         if part == Part::Main {
             validate_names(object, old, &mut errors);
             validate_versions(object, &mut errors);
+            validate_conversion(&object["spec"]["conversion"], &mut errors);
         }
         let served: Vec<&Value> = items(&object["spec"], "versions").map(|v| &v["name"]).collect();
         for (index, stored) in items(&object["status"], "storedVersions").enumerate() {
@@ -119,6 +121,33 @@ fn validate_names(object: &Value, old: Option<&Value>, errors: &mut ErrorList) {
             "protected groups must have approval annotation {APPROVED:?}, see https://github.com/kubernetes/enhancements/pull/1111"
         );
         errors.push(Error::required(&path_of(&["metadata", "annotations"]).key(APPROVED), &why));
+    }
+}
+
+/// `ValidateCustomResourceConversion`, its paths included: they are those of the internal type.
+fn validate_conversion(conversion: &Value, errors: &mut ErrorList) {
+    let at = path_of(&["spec", "conversion"]);
+    let client = conversion["webhook"].get("clientConfig").filter(|client| !client.is_null());
+    let versions = meta::strings(conversion["webhook"].get("conversionReviewVersions"));
+    let (client_at, versions_at) = (at.child("webhookClientConfig"), at.child("conversionReviewVersions"));
+    if conversion["strategy"] != "Webhook" {
+        let why = "should not be set when strategy is not set to Webhook";
+        if client.is_some() {
+            errors.push(Error::forbidden(&client_at, why));
+        }
+        if !versions.is_empty() {
+            errors.push(Error::forbidden(&versions_at, why));
+        }
+        return;
+    }
+    match client {
+        None => errors.push(Error::required(&client_at, "required when strategy is set to Webhook")),
+        Some(client) => validate_client(client, &client_at, errors),
+    }
+    if versions.is_empty() {
+        errors.push(Error::required(&versions_at, ""));
+    } else if !versions.iter().any(|version| matches!(*version, "v1" | "v1beta1")) {
+        errors.push(Error::invalid(&versions_at, &json!(versions), "must include at least one of v1, v1beta1"));
     }
 }
 

@@ -4,6 +4,7 @@
 //! happens after a commit is a controller's work.
 
 mod account;
+mod aggregation;
 mod certificates;
 mod common;
 mod config;
@@ -236,16 +237,17 @@ impl Strategies {
             workloads::strategies(),
             events::strategies(),
             account::strategies(&services),
+            aggregation::strategies(),
             certificates::strategies(),
             config::strategies(),
             definitions::strategies(),
             network::strategies(),
             policy::strategies(),
             storage::strategies(),
+            webhooks::strategies(),
             rbac::strategies(&services),
             reviews::strategies(&services),
         ];
-            webhooks::strategies(),
         for (group, plural, strategy) in families.into_iter().flatten() {
             table.entry(group).or_default().entry(plural).or_default().strategy = Some(strategy);
         }

@@ -82,6 +82,9 @@ async fn respond(
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, hyper::Error> {
     let path = request.uri().path_and_query().unwrap().to_string();
+    if request.method() != http::Method::POST {
+        return Ok(plain(&answer, &asked, &path, request.headers()));
+    }
     let body = request.into_body().collect().await?.to_bytes();
     let body: Value = serde_json::from_slice(&body).unwrap();
     asked.lock().unwrap().push((path.clone(), body.clone()));
@@ -100,6 +103,25 @@ async fn respond(
         reply["response"]["uid"] = body["request"]["uid"].clone();
     }
     Ok(Response::builder().header("content-type", "application/json").body(Full::from(reply.to_string())).unwrap())
+}
+
+/// A request that is no review: its headers are the question, the answer is the body.
+fn plain(
+    answer: &Arc<Answer>,
+    asked: &Mutex<Vec<(String, Value)>>,
+    path: &str,
+    headers: &http::HeaderMap,
+) -> Response<Full<Bytes>> {
+    let mut question = json!({});
+    for name in headers.keys() {
+        let values: Vec<&str> = headers.get_all(name).iter().map(|value| value.to_str().unwrap()).collect();
+        question[name.as_str()] = json!(values);
+    }
+    asked.lock().unwrap().push((path.to_owned(), question.clone()));
+    let reply = answer(path, &question);
+    let code = reply["httpCode"].as_u64().unwrap_or(200) as u16;
+    let response = Response::builder().status(code).header("content-type", "application/json");
+    response.body(Full::from(reply.to_string())).unwrap()
 }
 
 pub fn allow() -> Value {

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod aggregation;
+mod conversions;
 mod custom;
 mod deletes;
 mod harness;

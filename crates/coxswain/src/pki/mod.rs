@@ -38,6 +38,10 @@ pub struct Pki {
     pub api: Arc<Rotating>,
     /// What the API server shows to kubelets.
     pub api_to_kubelet: Arc<Rotating>,
+    /// Signs for who may tell aggregated API servers of users; nobody else is to be believed in that.
+    pub front_proxy_ca: Arc<Authority>,
+    /// What the API server shows to aggregated API servers.
+    pub front_proxy: Arc<Rotating>,
     /// The administrator, `system:masters`.
     pub admin: Arc<Rotating>,
     /// The kubelet's serving certificate.
@@ -67,6 +71,7 @@ impl Pki {
         files::private_dir(dir)?;
         let server_ca = Arc::new(server_authority(dir)?);
         let client_ca = Arc::new(client_authority(dir)?);
+        let front_proxy_ca = Arc::new(front_proxy_authority(dir)?);
         let rotating = |authority: &Arc<Authority>, subject: Subject| {
             Rotating::open(dir, authority.clone(), subject, life).map(Arc::new)
         };
@@ -85,16 +90,21 @@ impl Pki {
                 &client_ca,
                 Subject::client("kube-apiserver-kubelet-client", "kube-apiserver-kubelet-client", "system:masters"),
             )?,
+            front_proxy: rotating(
+                &front_proxy_ca,
+                Subject::client("front-proxy-client", "system:auth-proxy", "system:auth-proxies"),
+            )?,
             admin: rotating(&client_ca, Subject::client("admin", "kubernetes-admin", "system:masters"))?,
             api_names: api_names(names),
             service_account_key: service_account_key(dir)?,
             server_ca,
             client_ca,
+            front_proxy_ca,
         })
     }
 
-    fn certificates(&self) -> [&Arc<Rotating>; 4] {
-        [&self.api, &self.kubelet, &self.api_to_kubelet, &self.admin]
+    fn certificates(&self) -> [&Arc<Rotating>; 5] {
+        [&self.api, &self.kubelet, &self.api_to_kubelet, &self.front_proxy, &self.admin]
     }
 
     /// When the first certificate must be made anew.
@@ -111,14 +121,22 @@ impl Pki {
 }
 
 /// The files that every server of a cluster has the same of.
-pub const SHARED: [&str; 5] =
-    ["server-ca.crt", "server-ca.key", "client-ca.crt", "client-ca.key", "service-account.key"];
+pub const SHARED: [&str; 7] = [
+    "server-ca.crt",
+    "server-ca.key",
+    "client-ca.crt",
+    "client-ca.key",
+    "front-proxy-ca.crt",
+    "front-proxy-ca.key",
+    "service-account.key",
+];
 
 /// Makes those of [`SHARED`] that `dir` lacks.
 pub fn make_shared(dir: &Path) -> Result<()> {
     files::private_dir(dir)?;
     server_authority(dir)?;
     client_authority(dir)?;
+    front_proxy_authority(dir)?;
     service_account_key(dir)?;
     Ok(())
 }
@@ -129,6 +147,10 @@ fn server_authority(dir: &Path) -> Result<Authority> {
 
 fn client_authority(dir: &Path) -> Result<Authority> {
     Authority::open(dir, "client-ca", "coxswain-client-ca")
+}
+
+fn front_proxy_authority(dir: &Path) -> Result<Authority> {
+    Authority::open(dir, "front-proxy-ca", "coxswain-front-proxy-ca")
 }
 
 fn api_names(names: &Names) -> Vec<String> {

@@ -146,7 +146,9 @@ async fn all_but_skipped(cx: Arc<Cx>) -> Result<()> {
     let config_maps = cx.api(&kinds::CONFIG_MAP);
     cx.step("waiting until the webhook is called");
     retry(SOON, "webhook in action", async || {
-        let marker = json!({"metadata": {"generateName": "marker-"}, "data": {"mutation-start": "yes"}});
+        // A name that is still to be generated is none yet for admission: the condition could not be answered.
+        let name = format!("marker-{:016x}", rand::random::<u64>());
+        let marker = json!({"metadata": {"name": name}, "data": {"mutation-start": "yes"}});
         let made = config_maps.create(&marker).await?;
         expect(&made, "/data/mutation-stage-1", "yes")
     })
