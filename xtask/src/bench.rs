@@ -16,6 +16,9 @@ const RECORDS: &str = "bench/results.tsv";
 const NODE_ROWS: &str = "node";
 
 pub fn run(args: &[String]) -> Result<()> {
+    if let Some(("store", rest)) = args.split_first().map(|(first, rest)| (first.as_str(), rest)) {
+        return crate::bench_store::run(rest);
+    }
     let mut record = false;
     let mut given = None;
     let mut rest = Vec::new();

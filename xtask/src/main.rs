@@ -1,6 +1,7 @@
 //! Developer tasks: `cargo xtask <task> [arguments]`.
 
 mod bench;
+mod bench_store;
 mod codegen;
 mod compare;
 mod conformance;
@@ -8,6 +9,7 @@ mod e2e;
 mod image;
 mod layers;
 mod protobuf;
+mod prove;
 mod suite;
 
 use std::path::{Path, PathBuf};
@@ -29,6 +31,10 @@ tasks:
                       upstream's own conformance suite, and our tests of newer ones, against a new cluster; `--help` has the flags
   bench [--kubeconfig FILE | --binary=FILE] [--only NAME] [--record] [flags]
                       the speed table, on a server and a node of its own or on that of a kubeconfig; `--help` has the other flags
+  bench store [--record]
+                      the store beside etcd
+  prove [--minutes N] [--seed N]
+                      the proofs of the store, long: crates/store/PROOFS.md
   compare [--small] [--only=WORK] [--side=SIDE] [--keep] [--table] [--binary=FILE] [--generator=FILE] [--record]
                       upstream's control plane and ours under the same work; upstream's comes from the cache of the suite";
 
@@ -54,6 +60,7 @@ fn run() -> Result<()> {
         "e2e" => e2e::run(rest),
         "bench" => bench::run(rest),
         "compare" => compare::run(rest),
+        "prove" => prove::run(rest),
         "conformance" => conformance::run(rest),
         _ => bail!("no task {task:?}\n\n{USAGE}"),
     }

@@ -9,7 +9,7 @@
 //! `fdatasync` per batch, where a B-tree engine (redb, heed) rewrites pages up to the root and syncs twice, and an LSM
 //! engine (fjall, rocksdb) writes its log and then everything again, to serve reads from disk that never come. On flash the
 //! log costs the bytes themselves, plus one more copy whenever more than half of it has become garbage. Opening reads
-//! sequentially. `examples/bench.rs` has the numbers of a machine.
+//! sequentially. `bench/store.md` has the numbers of a machine, beside etcd's.
 //!
 //! # How a commit goes
 //!
@@ -32,7 +32,7 @@
 //!
 //! # Invariants
 //!
-//! Of the log, with the tests that hold it to them:
+//! Of the log, with the tests that hold it to them; `PROOFS.md` has all that is done to them:
 //!
 //! 1. Nothing is visible or acknowledged before it is as durable as it asked to be (`tests/crash.rs`).
 //! 2. Nothing acknowledged is lost: not to a killed process; and to a power cut only relaxed transactions newer than the
@@ -49,7 +49,7 @@
 //! 7. The index is exactly the live keys at the newest visible revision, and the history undoes it step by step down to
 //!    the compacted revision (`state.rs`, `tests/model.rs`).
 //! 8. A watcher gets every event of its prefix after its start once, in order, transactions whole; or is told that it
-//!    cannot (`feed.rs`, `tests/model.rs`, `tests/watching.rs`).
+//!    cannot (`feed.rs`, `tests/model.rs`, `tests/watching.rs`, `tests/robustness.rs`).
 
 mod checkpoint;
 mod clock;

@@ -156,7 +156,7 @@ fn checkpointed() -> (BTreeMap<String, Vec<u8>>, Contents) {
 
 /// Recovers what is left when `name` has become `bytes`. It has to be refused, naming that file, unless it is the `tail`.
 fn refused_or_cut(files: &BTreeMap<String, Vec<u8>>, name: &str, bytes: Vec<u8>, what: &str) -> Option<Recovered> {
-    let tail = files.keys().filter(|name| name.ends_with(".log")).next_back().unwrap();
+    let tail = files.keys().rfind(|name| name.ends_with(".log")).unwrap();
     let mut files = files.clone();
     files.insert(name.to_owned(), bytes);
     match recover(&SimDisk::with_files(files)) {
@@ -174,7 +174,7 @@ fn refused_or_cut(files: &BTreeMap<String, Vec<u8>>, name: &str, bytes: Vec<u8>,
 #[test]
 fn no_damage_of_a_checkpoint_or_a_closed_segment_goes_unnoticed() {
     let (files, _) = checkpointed();
-    let tail = files.keys().filter(|name| name.ends_with(".log")).next_back().unwrap();
+    let tail = files.keys().rfind(|name| name.ends_with(".log")).unwrap();
     assert!(files.len() >= 3);
     for (name, bytes) in files.iter().filter(|(name, _)| *name != tail) {
         for at in 0..bytes.len() {
@@ -204,7 +204,7 @@ fn no_damage_of_a_checkpoint_or_a_closed_segment_goes_unnoticed() {
 #[test]
 fn what_was_cut_off_stays_cut_off() {
     let (files, _) = checkpointed();
-    let tail = files.keys().filter(|name| name.ends_with(".log")).next_back().unwrap();
+    let tail = files.keys().rfind(|name| name.ends_with(".log")).unwrap();
     let header = crate::record::HEADER_LEN;
     for len in header..=files[tail].len() {
         let mut files = files.clone();
@@ -222,7 +222,7 @@ fn what_was_cut_off_stays_cut_off() {
 #[test]
 fn garbage_behind_the_end_is_cut_off() {
     let (files, expected) = checkpointed();
-    let tail = files.keys().filter(|name| name.ends_with(".log")).next_back().unwrap();
+    let tail = files.keys().rfind(|name| name.ends_with(".log")).unwrap();
     let whole = &files[tail];
     for len in 1..200 {
         for garbage in [vec![0; len], vec![0xff; len], whole[whole.len() - len..].to_vec()] {

@@ -4,6 +4,7 @@
 
 mod cluster;
 mod faults;
+mod linear;
 mod members;
 mod same;
 mod several;
