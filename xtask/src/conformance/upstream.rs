@@ -57,7 +57,9 @@ impl Cluster {
         let mut cluster = Cluster { nodes: Vec::new(), hosts: Vec::new(), control, kubectl };
         cluster.wait("the API server", &["get", "--raw", "/readyz"], "ok")?;
         for number in 1..=nodes {
-            cluster.join(cache, tools, Place::new("upstream", number, work.join(format!("node-{number}"))))?;
+            // A kubelet ends what it finds in its cgroup, so those of two runs at a time must differ.
+            let name = format!("upstream-{}", std::process::id());
+            cluster.join(cache, tools, Place::new(&name, number, work.join(format!("node-{number}"))))?;
         }
         Ok(cluster)
     }
