@@ -169,6 +169,24 @@ async fn of_several_one_compacts() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revision_is_raised_and_never_lowered() {
+    const GOAL: u64 = 5_000;
+    let cluster = Cluster::start(1, &[]);
+    let keys = Keys::new(&cluster.config()).unwrap();
+    let start = Instant::now();
+    keys.raise_revision("/raised", GOAL).await.unwrap();
+    println!("{GOAL} revisions in {:?}", start.elapsed());
+    assert_eq!(keys.revision().await.unwrap(), GOAL, "no more writes than are needed");
+    keys.raise_revision("/raised", 5).await.unwrap();
+    assert_eq!(keys.revision().await.unwrap(), GOAL);
+    let entries = [("/a".to_owned(), "1".into(), None), ("/b".to_owned(), "2".into(), Some(Duration::from_secs(100)))];
+    keys.put_all(entries).await.unwrap();
+    let store = open(cluster.config()).await;
+    assert!(store.get("/a").unwrap().create_revision > GOAL);
+    assert_eq!(store.range(&Range::prefix("/")).unwrap().entries.len(), 3);
+}
+
 /// Why the cluster cannot be used is said within a reasonable time, and names what is wrong.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_wrong_with_the_way_in_is_said() {
