@@ -214,7 +214,9 @@ impl ApiServer {
         let user = self.impersonate(user, &head.headers)?;
         self.authorize(&user, &info)?;
         if let Some(remote) = self.remote(&info) {
-            return Ok(crate::proxy::aggregated(&self.aggregator, &remote, &user, head, body).await);
+            let streams = is_long_running(&info) || streaming::upgrade::is_upgrade(&head.headers);
+            let work = crate::proxy::aggregated(&self.aggregator, &remote, &user, head, body);
+            return in_time(streams, work).await;
         }
         if !info.is_resource {
             return nonresource::answer(self, &head, &info).await;
@@ -240,10 +242,7 @@ impl ApiServer {
                 None => response,
             });
         }
-        match tokio::time::timeout(REQUEST_TIMEOUT, work).await {
-            Ok(answer) => answer,
-            Err(_) => Err(StatusError::timeout("request did not complete within the allotted timeout", 0)),
-        }
+        in_time(false, work).await?
     }
 
     fn authenticate(&self, headers: &HeaderMap, caller: &Caller) -> Result<Arc<UserInfo>> {
@@ -303,6 +302,15 @@ impl ApiServer {
         let pool = if matches!(verb, "get" | "list") { &self.reads } else { &self.writes };
         pool.try_acquire().map_err(|_| StatusError::too_many_requests("Too many requests, please try again later.", 1))
     }
+}
+
+/// What `work` comes to, within the time that a request has; streams have all of it.
+async fn in_time<T>(streams: bool, work: impl Future<Output = T>) -> Result<T> {
+    if streams {
+        return Ok(work.await);
+    }
+    let late = |_| StatusError::timeout("request did not complete within the allotted timeout", 0);
+    tokio::time::timeout(REQUEST_TIMEOUT, work).await.map_err(late)
 }
 
 fn into_box<B>(error: B::Error) -> BoxError

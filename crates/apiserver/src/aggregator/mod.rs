@@ -49,6 +49,10 @@ impl Remote {
     /// From an `APIService` that names a service, with what was known of it.
     fn of(object: &Value, known: Option<&Remote>) -> Option<Self> {
         let service = object["spec"].get("service").filter(|service| !service.is_null())?;
+        // Nobody takes the group away in which this is taken back.
+        if meta::str_at(object, &["spec", "group"]) == local::OWN_GROUP {
+            return None;
+        }
         let text = |path: &[&str]| meta::str_at(object, path).to_owned();
         let number = |key: &str| object["spec"][key].as_i64().unwrap_or(0);
         Some(Remote {
