@@ -3,6 +3,8 @@
 //! `fixtures/format-<n>/` were written by the last version of the store that wrote that format, with [`write_fixtures`], and
 //! are never written again.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so best by ending")]
+
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;

@@ -1,5 +1,7 @@
 //! Snapshots of stores in use and at rest, what is wrong with a damaged one, and stores made of them.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so best by ending")]
+
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
