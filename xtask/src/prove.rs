@@ -8,19 +8,21 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-/// Package, target and filter of the tests that have a long form, and what share of the time they get.
-const PROOFS: [(&str, &[&str], &str, u32); 9] = [
-    ("store", &["--lib"], "tests::model::", 15),
-    ("store", &["--lib"], "tests::crash::", 10),
-    ("store", &["--lib"], "tests::faults::", 15),
-    ("store", &["--lib"], "tests::linear::", 20),
-    ("store", &["--lib"], "tests::damage::", 0),
-    ("store", &["--lib"], "tests::robustness::", 0),
-    ("store", &["--test", "kill", "--test", "full_disk"], "", 15),
-    ("apiserver", &["--test", "api"], "linear::", 0),
-    ("coxswain", &["--test", "server"], "linear::", 25),
+/// Package, target and filter of the tests; what share of the time they get, and how many of them go on for it.
+type Proof = (&'static str, &'static [&'static str], &'static str, u32, u32);
+
+const PROOFS: [Proof; 9] = [
+    ("store", &["--lib"], "tests::model::", 15, 1),
+    ("store", &["--lib"], "tests::crash::", 10, 1),
+    ("store", &["--lib"], "tests::faults::", 15, 3),
+    ("store", &["--lib"], "tests::linear::", 20, 4),
+    ("store", &["--lib"], "tests::damage::", 0, 0),
+    ("store", &["--lib"], "tests::robustness::", 0, 0),
+    ("store", &["--test", "kill", "--test", "full_disk"], "", 15, 1),
+    ("apiserver", &["--test", "api"], "linear::", 0, 0),
+    ("coxswain", &["--test", "server"], "linear::", 25, 1),
 ];
-const ETCD: (&str, &[&str], &str, u32) = ("store", &["--test", "etcd"], "", 10);
+const ETCD: Proof = ("store", &["--test", "etcd"], "linear::", 10, 2);
 
 struct Options {
     minutes: u64,
@@ -52,12 +54,13 @@ pub fn run(args: &[String]) -> Result<()> {
     let options = options(args)?;
     let with_etcd = Command::new("etcd").arg("--version").output().is_ok();
     let proofs: Vec<_> = PROOFS.into_iter().chain(with_etcd.then_some(ETCD)).collect();
-    let shares: u32 = proofs.iter().map(|(.., share)| share).sum();
+    let shares: u32 = proofs.iter().map(|(.., share, _)| share).sum();
+    let at_once = std::thread::available_parallelism().map_or(1, |count| count.get() as u32);
     println!("seed {}, {} minutes{}", options.seed, options.minutes, if with_etcd { "" } else { ", without etcd" });
     let mut failed = Vec::new();
-    for (package, targets, filter, share) in proofs {
+    for (package, targets, filter, share, tests) in proofs {
         let name = format!("{package} {} {filter}", targets.join(" "));
-        let seconds = Duration::from_secs(options.minutes * 60) * share / shares;
+        let seconds = Duration::from_secs(options.minutes * 60) * share / shares / tests.div_ceil(at_once).max(1);
         println!("== {name}: {seconds:.0?} for each test");
         let started = Instant::now();
         let mut command = Command::new("cargo");

@@ -13,7 +13,7 @@ pub const OBJECTS: usize = 100_000;
 pub const VALUE_BYTES: usize = 1024;
 /// Objects of one folder.
 const FOLDER: usize = 1000;
-const TIME: Duration = Duration::from_secs(3);
+const TIME: Duration = Duration::from_millis(1500);
 const WATCHERS: usize = 1000;
 const CHANGES: usize = 300;
 

@@ -17,8 +17,10 @@ use std::time::Duration;
 use load::{OBJECTS, Sample, Side, writes};
 use report::{Row, Table};
 
-/// Of each side for each row, in turn; the median is shown.
+/// Of each side for each row, in turn; medians are shown, and of the ratios of each round too.
 const ROUNDS: usize = 3;
+/// Of writes, which meet other users of the disk.
+const WRITE_ROUNDS: usize = 7;
 const WRITERS: [usize; 3] = [1, 32, 256];
 
 fn main() {
@@ -63,7 +65,7 @@ async fn measure(directory: &std::path::Path) -> Table {
 async fn durable_writes(directory: &std::path::Path, table: &mut Table) {
     for writers in WRITERS {
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-        for round in 0..ROUNDS {
+        for round in 0..WRITE_ROUNDS {
             let directory = directory.join(format!("writes-{writers}-{round}"));
             let store = ours::Ours::open(&directory.join("ours"));
             ours.push(writes(&store, writers).await);

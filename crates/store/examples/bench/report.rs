@@ -24,23 +24,27 @@ fn load() -> String {
     text.split(' ').next().unwrap_or_default().to_owned()
 }
 
-/// A sample in words, with its rate.
-fn rate(mut samples: Vec<Sample>) -> (f64, String) {
-    let per_second = |sample: &Sample| sample.times.len() as f64 / sample.took.as_secs_f64();
+fn per_second(sample: &Sample) -> f64 {
+    sample.times.len() as f64 / sample.took.as_secs_f64()
+}
+
+/// The median of the samples in words.
+fn rate(mut samples: Vec<Sample>) -> String {
     samples.sort_by(|a, b| per_second(a).total_cmp(&per_second(b)));
     let (least, most) = (per_second(&samples[0]), per_second(&samples[samples.len() - 1]));
     let sample = &samples[samples.len() / 2];
     let rate = per_second(sample);
     let p99 = sample.times[sample.times.len() * 99 / 100];
     let cpu = sample.cpu.as_secs_f64() * 1000.0 / (sample.times.len() as f64 / 1000.0);
-    let text = format!("{rate:.0}/s ({least:.0}–{most:.0}), p99 {p99:.2?}, CPU {cpu:.1} ms/1000");
-    (rate, text)
+    format!("{rate:.0}/s ({least:.0}–{most:.0}), p99 {p99:.2?}, CPU {cpu:.1} ms/1000")
 }
 
 impl Row {
     pub fn rates(name: &str, ours: Vec<Sample>, etcd: Vec<Sample>) -> Row {
-        let ((here, ours), (there, etcd)) = (rate(ours), rate(etcd));
-        Row { name: name.to_owned(), ours, etcd, ratio: here / there }
+        let mut ratios: Vec<f64> =
+            ours.iter().zip(&etcd).map(|(ours, etcd)| per_second(ours) / per_second(etcd)).collect();
+        ratios.sort_by(f64::total_cmp);
+        Row { name: name.to_owned(), ours: rate(ours), etcd: rate(etcd), ratio: ratios[ratios.len() / 2] }
     }
 
     pub fn times(name: &str, [ours, etcd]: [Duration; 2]) -> Row {
