@@ -6,10 +6,10 @@
 //!
 //! All live data has to be in memory anyway, since the index is the watch cache that every read is served from. What is
 //! left for the disk is to remember the order of writes: an append-only log does that with one sequential write and one
-//! `fdatasync` per batch, where a B-tree engine (redb, heed) rewrites pages up to the root and syncs twice, and an LSM
+//! `fdatasync` per batch, where a B-tree engine (redb, heed) rewrites pages up to the root, and an LSM
 //! engine (fjall, rocksdb) writes its log and then everything again, to serve reads from disk that never come. On flash the
 //! log costs the bytes themselves, plus one more copy whenever more than half of it has become garbage. Opening reads
-//! sequentially. `bench/store.md` has the numbers of a machine, beside etcd's.
+//! sequentially. `bench/engines/README.md` has all of them measured at the same work, `bench/store.md` the store beside etcd.
 //!
 //! # How a commit goes
 //!
@@ -27,7 +27,7 @@
 //! *.tmp                 being written; of no use after a crash
 //! ```
 //!
-//! `record.rs` has their bytes. A segment or checkpoint is written under a temporary name and gets its own when it is
+//! `record.rs` has their bytes, and how older versions of them are read. A segment or checkpoint is written under a temporary name and gets its own when it is
 //! durable, so a bad header is damage and never a crash.
 //!
 //! # Invariants
@@ -50,6 +50,16 @@
 //!    the compacted revision (`state.rs`, `tests/model.rs`).
 //! 8. A watcher gets every event of its prefix after its start once, in order, transactions whole; or is told that it
 //!    cannot (`feed.rs`, `tests/model.rs`, `tests/watching.rs`, `tests/robustness.rs`).
+//!
+//! Of time and of files that outlive a version:
+//!
+//! 9. A key with a time to live is deleted by a transaction like any other, soon after that time has passed. Nothing that is done to
+//!    the system's clock while the store is open changes that; a clock that was set back before lets no key live longer than its
+//!    time from the opening on; one that was set forward ends lives early (`clock.rs`, `tests/expiry.rs`).
+//! 10. A snapshot is the state at one revision, taken while commits go on; no damage to it goes unnoticed, and a store made of
+//!    it goes on with revisions that nobody has seen (`snapshot.rs`, `tests/snapshots.rs` of the crate).
+//! 11. Files of every older format are read and replaced by the newest, those of newer ones are refused (`tests/format.rs` of the
+//!    crate).
 
 mod checkpoint;
 mod clock;
