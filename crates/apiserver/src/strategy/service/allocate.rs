@@ -277,8 +277,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn range_is_read() {
-        assert_eq!(range("10.43.0.0/16"), Some((u32::from(Ipv4Addr::new(10, 43, 0, 0)), 65536)));
-        assert_eq!(range("10.43.0.0/31"), None);
+    fn networks_are_read() {
+        let network = Network::parse("10.43.0.0/16").unwrap();
+        assert_eq!((network.base, network.size), (u32::from(Ipv4Addr::new(10, 43, 0, 0)), 65536));
+        assert!(network.has(Ipv4Addr::new(10, 43, 0, 1)) && !network.has(Ipv4Addr::new(10, 43, 0, 0)));
+        assert!(Network::parse("10.43.0.0/31").is_none());
     }
 }
