@@ -56,6 +56,7 @@ impl Kubelet {
             statuses: StatusWriter::new(context.client.clone()),
             api: context.client.clone(),
             machine,
+            turns: crate::pod::Turns::default(),
             allocating: parking_lot::Mutex::default(),
             room: tokio::sync::watch::Sender::default(),
             config,

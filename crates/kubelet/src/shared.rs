@@ -10,6 +10,7 @@ use crate::cgroup::Cgroups;
 use crate::config::Config;
 use crate::node::machine::Machine;
 use crate::objects::Objects;
+use crate::pod::Turns;
 use crate::pods::PodStore;
 use crate::status::writer::StatusWriter;
 
@@ -27,6 +28,8 @@ pub struct Shared {
     pub cgroups: Cgroups,
     pub statuses: StatusWriter,
     pub machine: Machine,
+    /// In which pods are taken on.
+    pub turns: Turns,
     /// Held while room of the node is given to a pod that is resized.
     pub allocating: parking_lot::Mutex<()>,
     /// Changes when a pod has given something back.

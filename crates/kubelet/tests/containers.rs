@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test program with a main of its own")]
 
+#[path = "support/admission.rs"]
+mod admission;
 #[path = "support/resize.rs"]
 mod resize;
 mod support;
@@ -17,6 +19,7 @@ use futures::future::LocalBoxFuture;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use admission::the_first_of_two_is_taken_on;
 use resize::{a_deferred_resize_gets_the_room_of_others, pods_are_resized_in_place};
 use support::machine::{IMAGE, Machine, NODE, PAUSE, eventually};
 
@@ -48,6 +51,7 @@ const TOGETHER: &[Scenario] = scenarios![
     memory_limits_hold,
     a_new_image_is_not_seen_halfway,
     images_are_volumes,
+    the_first_of_two_is_taken_on,
 ];
 
 /// Measure, or disturb everybody else.

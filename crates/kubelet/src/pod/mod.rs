@@ -11,4 +11,7 @@ pub mod resize;
 pub mod sandbox;
 pub mod start;
 pub mod stop;
+mod turns;
 pub mod worker;
+
+pub use turns::Turns;

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::memory::{Memory, Notice};
 use super::plan::{self, Action};
 use super::resize::Resize;
+use super::turns::Turn;
 use super::{admit, sandbox, start, stop};
 use crate::error::{Error, Result};
 use crate::objects::Holder;
@@ -94,6 +95,8 @@ pub struct Worker {
     pub(super) ending: Ending,
     prepared: bool,
     admitted: bool,
+    /// Until the pod is taken on, and known to be to those that come after it.
+    turn: Option<Turn>,
     /// When the pod was first seen, until it has been seen to run.
     first_seen: Option<tokio::time::Instant>,
 }
@@ -135,6 +138,7 @@ impl Worker {
             volumes: PodVolumes::new(shared.clone(), &pod),
             resize: Resize::load(shared.config.pod_dir(podutil::uid(&pod)).join(RESOURCES_FILE), &pod),
             room: shared.room.subscribe(),
+            turn: Some(shared.turns.take()),
             status: pod.status.clone().unwrap_or_default(),
             shared,
             input,
@@ -160,7 +164,10 @@ impl Worker {
             let next = if self.input.borrow().must_end() { Ok(Next::End) } else { Box::pin(self.sync(&pod)).await };
             self.shared.store.metrics.worked(what, begun.elapsed());
             let until = match next {
-                Ok(Next::End) => return self.finish().await,
+                Ok(Next::End) => {
+                    self.turn = None;
+                    return self.finish().await;
+                }
                 Ok(Next::Sleep(until)) => {
                     retry = FIRST_RETRY;
                     until.map(|until| until.duration_since(Timestamp::now()).try_into().unwrap_or_default())
@@ -168,6 +175,8 @@ impl Worker {
                 Err(Error::Cancelled) => continue,
                 Err(error) => {
                     tracing::warn!(pod = %podutil::full_name(&pod), %error, "pod not in order, will retry");
+                    // Others need not wait for that.
+                    self.turn = (!self.admitted).then(|| self.shared.turns.take());
                     retry = (retry * 2).min(LONGEST_RETRY);
                     Some(retry)
                 }
@@ -206,6 +215,13 @@ impl Worker {
         let mut killed: Option<String> = None;
         loop {
             self.look(pod).await?;
+            if let Some(turn) = &self.turn {
+                let come = async {
+                    turn.come().await;
+                    Ok(())
+                };
+                self.interrupt().or_cancelled(come).await?;
+            }
             if !self.admit(pod) || self.deadline_passed(pod) {
                 return Ok(Next::End);
             }
@@ -214,6 +230,7 @@ impl Worker {
             if self.is_to_be_told(pod, killed.take().as_deref(), plan.actions.first()) {
                 self.publish(pod, None);
             }
+            self.turn = None;
             if !self.prepared {
                 self.prepare(pod).await?;
             }
