@@ -50,8 +50,15 @@ impl Address {
             return Err(bad("must have no path"));
         }
         let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(|| bad("has no host"))?;
+        let authority = uri.authority().map_or("", |authority| authority.as_str());
+        // What is not a number is no port for the parser, but part of the authority.
+        let port = match authority.strip_prefix(host).map(|rest| rest.strip_prefix(':').unwrap_or(rest)) {
+            Some("") => 2379,
+            Some(port) => port.parse().map_err(|_| bad("has no port that is a number"))?,
+            None => return Err(bad("must not name a user")),
+        };
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        Ok(Address::Tcp { host, port: uri.port_u16().unwrap_or(2379), tls })
+        Ok(Address::Tcp { host, port, tls })
     }
 }
 
@@ -189,7 +196,7 @@ mod tests {
         ] {
             assert_eq!(Address::parse(text).unwrap(), expected, "{text}");
         }
-        for bad in ["a:2379", "ftp://a", "unix://x", "https://", "http://a/x", "https://a:port"] {
+        for bad in ["a:2379", "ftp://a", "unix://x", "https://", "http://a/x", "https://a:port", "https://user@a:1"] {
             assert!(matches!(Address::parse(bad), Err(Error::Configuration { .. })), "{bad}");
         }
     }
