@@ -1,6 +1,7 @@
 //! sig-storage.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
@@ -39,7 +40,7 @@ static CSI_DRIVERS: Row = Row {
 
 static CSI_NODES: Row = Row {
     kind: &kinds::CSI_NODE,
-    object: |cx, _| json!({"metadata": {"name": cx.unique("csinode")}, "spec": {"drivers": []}}),
+    object: |cx, _| json!({"metadata": {"name": cx.unique("csinode")}, "spec": {"drivers": null}}),
     patch: || json!({}),
     update: || json!({}),
     status: None,
@@ -47,7 +48,7 @@ static CSI_NODES: Row = Row {
 
 static STORAGE_CLASSES: Row = Row {
     kind: &kinds::STORAGE_CLASS,
-    object: |cx, _| json!({"metadata": {"name": cx.unique("class")}, "provisioner": "conformance.example.com"}),
+    object: |_, _| json!({"metadata": {}, "provisioner": "conformance-fake-provisioner"}),
     patch: || json!({}),
     update: || json!({}),
     status: None,
@@ -55,12 +56,7 @@ static STORAGE_CLASSES: Row = Row {
 
 static ATTRIBUTES_CLASSES: Row = Row {
     kind: &kinds::VOLUME_ATTRIBUTES_CLASS,
-    object: |cx, _| {
-        json!({
-            "metadata": {"name": cx.unique("attributes")}, "driverName": "conformance.example.com",
-            "parameters": {"iops": "1000"},
-        })
-    },
+    object: |_, _| json!({"metadata": {}, "driverName": "conformance-fake-driver", "parameters": {"foo": "bar"}}),
     patch: || json!({}),
     update: || json!({}),
     status: None,
@@ -78,7 +74,7 @@ static ATTACHMENTS: Row = Row {
 fn attachment(cx: &Cx) -> Value {
     let name = cx.unique("va");
     json!({
-        "metadata": {"name": name},
+        "metadata": {"name": name, "uid": name},
         "spec": {
             "attacher": "conformance.storage.k8s.io", "nodeName": "conformance-node",
             "source": {"persistentVolumeName": format!("pv-of-{name}")},
@@ -89,9 +85,9 @@ fn attachment(cx: &Cx) -> Value {
 
 static CAPACITIES: Row = Row {
     kind: &kinds::CSI_STORAGE_CAPACITY,
-    object: |_, _| {
+    object: |cx, number| {
         json!({
-            "metadata": {}, "storageClassName": "mysc", "capacity": "1Gi",
+            "metadata": {"name": format!("{}-csc{number}", cx.ns)}, "storageClassName": "mysc", "capacity": "1Gi",
             "nodeTopology": {"matchLabels": {"example.com/zone": "a"}},
         })
     },
@@ -197,6 +193,9 @@ async fn volume_and_claim(cx: &Cx) -> Result<(Value, Value)> {
     Ok((volume, cx.api(&kinds::PERSISTENT_VOLUME_CLAIM).create(&claim).await?))
 }
 
+/// How long upstream waits for volumes and claims to be gone.
+const DELETED: Duration = Duration::from_secs(30);
+
 async fn volumes(cx: Arc<Cx>) -> Result<()> {
     let (volumes, claims) = (cx.api(&kinds::PERSISTENT_VOLUME), cx.api(&kinds::PERSISTENT_VOLUME_CLAIM));
     let driver = json!({
@@ -216,19 +215,25 @@ async fn volumes(cx: Arc<Cx>) -> Result<()> {
         let patch = json!({"metadata": {"labels": {name(object): "patched"}}});
         let patched = api.patch(name(object), Patch::Strategic, &patch).await?;
         expect(&patched, &format!("/metadata/labels/{}", name(object)), "patched")?;
-        expect(&api.get(name(object)).await?, "/metadata/uid", uid(object))?;
+        newer(object, &patched)?;
+        let read = api.get(name(object)).await?;
+        revision(&read)?;
+        expect(&read, "/metadata/uid", uid(object))?;
     }
     cx.step("delete");
     for (api, object) in [(&claims, &claim), (&volumes, &volume)] {
         api.delete(name(object)).await?;
-        api.wait_gone(name(object), SOON).await?;
+        api.wait_gone(name(object), DELETED).await?;
     }
     cx.step("another pair, updated");
     let (volume, claim) = volume_and_claim(&cx).await?;
     for (api, object) in [(&volumes, &volume), (&claims, &claim)] {
         let pointer = format!("/metadata/labels/{}", name(object));
-        let updated = api.change(name(object), |object| set(object, &pointer, "updated")).await?;
+        // All labels are replaced.
+        let labels = json!({name(object): "updated"});
+        let updated = api.change(name(object), |object| object["metadata"]["labels"] = labels.clone()).await?;
         expect(&updated, &pointer, "updated")?;
+        newer(object, &updated)?;
     }
     let (of_claim, of_volume) = (format!("{}=updated", name(&claim)), format!("{}=updated", name(&volume)));
     let list = cx.cluster_wide(&kinds::PERSISTENT_VOLUME_CLAIM).list(&labelled(&of_claim)).await?;
@@ -236,7 +241,7 @@ async fn volumes(cx: Arc<Cx>) -> Result<()> {
     cx.step("deletecollection");
     for (api, selector) in [(&claims, of_claim), (&volumes, of_volume)] {
         api.delete_collection(&labelled(&selector)).await?;
-        api.wait_none(&labelled(&selector), SOON).await?;
+        api.wait_none(&labelled(&selector), DELETED).await?;
     }
     Ok(())
 }

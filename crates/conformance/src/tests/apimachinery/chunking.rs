@@ -54,6 +54,11 @@ impl Pages<'_> {
         self.api.list(&query).await
     }
 
+    /// Another size of page, of a fixed sequence: upstream draws them by lot, of the same range.
+    fn next_limit(&mut self) {
+        self.limit = self.limit * 17 % (TOTAL / 10 + 1);
+    }
+
     /// Checks a page and returns the token of the next, empty after the last.
     fn check(&mut self, page: &Value) -> Result<String> {
         let objects = items(page, "/items");
@@ -88,9 +93,13 @@ async fn chunks(cx: Arc<Cx>) -> Result<()> {
     let templates = fill(&cx).await?;
     for round in 1..=3 {
         cx.step(format!("paging, round {round}"));
-        let mut pages = Pages { api: &templates, limit: 17, found: 0, revision: None };
-        let token = pages.check(&pages.fetch("").await?)?;
-        pages.rest(token).await?;
+        let mut pages = Pages { api: &templates, limit: round, found: 0, revision: None };
+        let mut token = pages.check(&pages.fetch("").await?)?;
+        while !token.is_empty() {
+            pages.next_limit();
+            token = pages.check(&pages.fetch(&token).await?)?;
+        }
+        ensure!(pages.found == TOTAL, "{} objects in all pages, expected {TOTAL}", pages.found);
     }
     let all = templates.list(&[("limit", &(TOTAL + 1).to_string())]).await?;
     ensure!(items(&all, "/items").len() == TOTAL, "all at once are {}", items(&all, "/items").len());

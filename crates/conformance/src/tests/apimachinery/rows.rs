@@ -83,23 +83,23 @@ static VALIDATING_BINDINGS: Row = Row {
 static MUTATING_POLICIES: Row = Row {
     kind: &kinds::MUTATING_POLICY,
     object: |_, _| {
-        let mutation = "Object{metadata: Object.metadata{annotations: {\"conformance\": \"seen\"}}}";
+        let mutation = "Object{spec: Object.spec{replicas: 100}}";
         json!({"metadata": {}, "spec": {
             "reinvocationPolicy": "Never",
             "mutations": [{"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": mutation}}],
             "matchConstraints": deployments(),
         }})
     },
-    patch: || json!({"spec": {"failurePolicy": "Ignore"}}),
-    update: || json!({"spec": {"failurePolicy": "Fail"}}),
+    patch: || json!({"spec": {"reinvocationPolicy": "IfNeeded"}}),
+    update: || json!({"spec": {"reinvocationPolicy": "Never"}}),
     status: None,
 };
 
 static MUTATING_BINDINGS: Row = Row {
     kind: &kinds::MUTATING_POLICY_BINDING,
-    object: |_, _| json!({"metadata": {}, "spec": {"policyName": "annotate-policy.example.com"}}),
-    patch: || json!({}),
-    update: || json!({}),
+    object: |_, _| json!({"metadata": {}, "spec": {"policyName": "replicalimit-policy.example.com"}}),
+    patch: || json!({"spec": {"policyName": "new-policy.example.com"}}),
+    update: || json!({"spec": {"policyName": "replicalimit-policy.example.com"}}),
     status: None,
 };
 

@@ -6,6 +6,7 @@
 mod crud;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
@@ -108,9 +109,13 @@ pub async fn operations(cx: Arc<Cx>, row: &Row) -> Result<()> {
     cx.step("create");
     let mut made = Vec::new();
     for number in 0..3 {
-        let object = api.create(&row.make(&cx, number, &label)).await?;
-        cx.delete_later(&api, name(&object));
-        made.push(object);
+        let object = row.make(&cx, number, &label);
+        let created = api.create(&object).await?;
+        cx.delete_later(&api, name(&created));
+        if !name(&object).is_empty() {
+            expect_failure(api.create(&object).await, 409, "the same object again")?;
+        }
+        made.push(created);
     }
     let subject = name(&made[2]).to_owned();
     cx.step("get, list, watch");
@@ -126,6 +131,14 @@ pub async fn operations(cx: Arc<Cx>, row: &Row) -> Result<()> {
     let mut watches = vec![api.watch_since(&list, &mine).await?];
     if row.kind.namespaced {
         watches.push(all.watch_since(&list, &mine).await?);
+    }
+    for watched in [&api, &all] {
+        // From no revision: what there is comes first.
+        let mut watch = watched.watch(&mine).await?;
+        for _ in 0..3 {
+            watch.expect("ADDED", "an object that is there", SOON, |_| true).await?;
+        }
+        watches.push(watch);
     }
     cx.step("patch, update");
     let mut patch = annotated("patched");
@@ -224,8 +237,10 @@ pub async fn status_of(api: &Api, name: &str, status: &Value) -> Result<()> {
     Ok(())
 }
 
-/// Create two, get, patch, update, list, delete, create another, deletecollection: objects that are found by labels which the
-/// steps before put on them. The row's objects need names.
+/// How long upstream waits for a deletion of objects that nothing holds back.
+const GONE: Duration = Duration::from_secs(30);
+
+/// Create two, get, patch, update, list, delete, create another, give both another label, deletecollection by it.
 pub async fn cycle(cx: Arc<Cx>, row: &Row) -> Result<()> {
     let api = cx.api(row.kind);
     let label = cx.unique("cycle");
@@ -234,9 +249,14 @@ pub async fn cycle(cx: Arc<Cx>, row: &Row) -> Result<()> {
     let mut made = Vec::new();
     for number in 0..2 {
         let object = row.make(&cx, number, &label);
-        made.push(api.create(&object).await?);
-        cx.delete_later(&api, name(&object));
-        expect_failure(api.create(&object).await, 409, "the same object again")?;
+        let created = api.create(&object).await?;
+        cx.delete_later(&api, name(&created));
+        if !name(&object).is_empty() {
+            expect(&created, "/metadata/name", name(&object))?;
+            expect_failure(api.create(&object).await, 409, "the same object again")?;
+        }
+        ensure!(uid(&created) != uid(&object), "the client chose the UID");
+        made.push(created);
     }
     let subject = name(&made[0]);
     cx.step("get");
@@ -244,9 +264,13 @@ pub async fn cycle(cx: Arc<Cx>, row: &Row) -> Result<()> {
         expect(&api.get(name(object)).await?, "/metadata/uid", uid(object))?;
     }
     cx.step("patch");
-    let mut patch = json!({"metadata": {"labels": {subject: "patched"}}});
-    overlay(&mut patch, &(row.patch)());
-    expect_part(&api.patch(subject, Patch::Strategic, &patch).await?, &patch, "patched")?;
+    for (kind, value) in [(Patch::Strategic, "patched"), (Patch::Merge, "patched-again")] {
+        let mut patch = json!({"metadata": {"labels": {subject: value}}});
+        overlay(&mut patch, &(row.patch)());
+        let patched = api.patch(subject, kind, &patch).await?;
+        expect_part(&patched, &patch, "patched")?;
+        newer(&made[0], &patched)?;
+    }
     cx.step("update");
     let mut update = json!({"metadata": {"labels": {subject: "updated"}}});
     overlay(&mut update, &(row.update)());
@@ -265,14 +289,28 @@ pub async fn cycle(cx: Arc<Cx>, row: &Row) -> Result<()> {
     );
     cx.step("delete");
     api.delete(subject).await?;
-    api.wait_gone(subject, SOON).await?;
-    cx.step("create another");
+    if let Some(left) = api.find(subject).await? {
+        ensure!(!at(&left, "/metadata/deletionTimestamp").is_null(), "deleted, but still there: {left}");
+    }
+    api.wait_none(&labelled(&selector), GONE).await?;
+    cx.step("create another, other labels for both");
     let another = api.create(&row.make(&cx, 2, &label)).await?;
     cx.delete_later(&api, name(&another));
+    let doomed = format!("{DOOMED}={label}");
+    for object in [name(&made[1]), name(&another)] {
+        let labels = json!({DOOMED: label});
+        let updated = api.change(object, |object| object["metadata"]["labels"] = labels.clone()).await?;
+        expect(&updated, "/metadata/labels", labels)?;
+    }
     cx.step("deletecollection");
-    api.delete_collection(&labelled(&of_test)).await?;
-    api.wait_none(&labelled(&of_test), SOON).await
+    let list = api.list(&labelled(&doomed)).await?;
+    ensure!(items(&list, "/items").len() == 2, "listed by the other label: {list}");
+    api.delete_collection(&labelled(&doomed)).await?;
+    api.wait_none(&labelled(&doomed), GONE).await
 }
+
+/// The label of objects that are deleted together.
+const DOOMED: &str = "conformance.example.com/doomed";
 
 #[cfg(test)]
 mod tests {

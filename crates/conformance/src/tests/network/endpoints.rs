@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
@@ -44,10 +45,17 @@ fn backends(form: Form, objects: &Objects) -> Result<Backends, String> {
             Form::Endpoints => (items(object, "/subsets").to_vec(), "/addresses"),
         };
         for group in groups {
-            for port in items(&group, "/ports") {
+            let ports = items(&group, "/ports");
+            when(ports.len() <= 1, || format!("ports {ports:?} of a service with one"))?;
+            for port in ports {
+                is(port, "/protocol", "TCP")?;
                 let pods = found.entry((text(port, "/name").to_owned(), number(port, "/port"))).or_default();
                 for member in items(&group, members) {
-                    when(text(member, "/targetRef/kind") == "Pod", || format!("{member} is of no pod"))?;
+                    let target = at(member, "/targetRef");
+                    let of_pod = text(target, "/kind") == "Pod"
+                        && text(target, "/namespace") == text(object, "/metadata/namespace")
+                        && !text(target, "/name").is_empty();
+                    when(of_pod, || format!("{member} is of no pod"))?;
                     pods.insert(text(member, "/targetRef/uid").to_owned());
                 }
             }
@@ -127,6 +135,9 @@ async fn matching(cx: Arc<Cx>, form: Form) -> Result<()> {
     Ok(())
 }
 
+/// How long upstream waits for what a controller makes of a service at once.
+const CREATED: Duration = Duration::from_secs(30);
+
 async fn matching_nothing(cx: Arc<Cx>, form: Form) -> Result<()> {
     const SERVICE: &str = "example-empty-selector";
     let service = json!({"metadata": {"name": SERVICE}, "spec": {
@@ -140,8 +151,8 @@ async fn matching_nothing(cx: Arc<Cx>, form: Form) -> Result<()> {
     match form {
         Form::Slices => {
             let mine = labelled(&selector);
-            let made =
-                slices.wait(&mine, SOON, "a slice", |slices| when(!slices.is_empty(), || "there is none".to_owned()));
+            let made = slices
+                .wait(&mine, CREATED, "a slice", |slices| when(!slices.is_empty(), || "there is none".to_owned()));
             for slice in made.await?.values() {
                 let manager = at(slice, "/metadata/labels/endpointslice.kubernetes.io~1managed-by");
                 ensure!(*manager == "endpointslice-controller.k8s.io", "the slice is managed by {manager}");
@@ -149,47 +160,54 @@ async fn matching_nothing(cx: Arc<Cx>, form: Form) -> Result<()> {
             }
         }
         Form::Endpoints => {
-            let made = endpoints.wait_one(SERVICE, SOON, "endpoints", |_| Ok(())).await?;
+            let made = endpoints.wait_one(SERVICE, CREATED, "endpoints", |_| Ok(())).await?;
             ensure!(items(&made, "/subsets").is_empty(), "the endpoints are not empty: {made}");
         }
     }
     cx.step("deleted with the service");
     cx.api(&kinds::SERVICE).delete(SERVICE).await?;
     match form {
-        Form::Slices => slices.wait_none(&labelled(&selector), POD).await,
-        Form::Endpoints => endpoints.wait_gone(SERVICE, POD).await,
+        Form::Slices => slices.wait_none(&labelled(&selector), Duration::from_secs(90)).await,
+        Form::Endpoints => endpoints.wait_gone(SERVICE, CREATED).await,
     }
 }
 
 async fn api_server(cx: Arc<Cx>) -> Result<()> {
     let endpoints = cx.api_in(&kinds::ENDPOINTS, "default").get("kubernetes").await?;
     let subsets = items(&endpoints, "/subsets");
-    ensure!(subsets.len() == 1, "the endpoints have {} subsets, expected 1: {endpoints}", subsets.len());
-    let addresses = |list: &[Value], pointer: &str| -> BTreeSet<String> {
-        list.iter().map(|item| text(item, pointer).to_owned()).collect()
+    ensure!(!subsets.is_empty(), "the endpoints have no subsets: {endpoints}");
+    let ips = |subset: &Value, list: &str| -> Vec<String> {
+        items(subset, list).iter().map(|address| text(address, "/ip").to_owned()).collect()
     };
-    let wanted = addresses(items(&subsets[0], "/addresses"), "/ip");
+    let of_subset = |subset: &Value| [ips(subset, "/addresses"), ips(subset, "/notReadyAddresses")].concat();
+    let wanted: BTreeSet<String> = subsets.iter().flat_map(of_subset).collect();
     ensure!(!wanted.is_empty(), "the endpoints have no address: {endpoints}");
     let port = |port: &Value| (text(port, "/name").to_owned(), number(port, "/port"));
     let wanted_ports: BTreeSet<_> = items(&subsets[0], "/ports").iter().map(port).collect();
     let selector = of("kubernetes");
     let list = cx.api_in(&kinds::ENDPOINT_SLICE, "default").list(&labelled(&selector)).await?;
-    let slices = items(&list, "/items");
+    // Endpoints are of one family only.
+    let slices: Vec<&Value> = items(&list, "/items").iter().filter(|s| text(s, "/addressType") == "IPv4").collect();
     ensure!(!slices.is_empty(), "there is no slice");
     let mut found = BTreeSet::new();
     for slice in slices {
         let ports: BTreeSet<_> = items(slice, "/ports").iter().map(port).collect();
         ensure!(ports == wanted_ports, "slice {} has ports {ports:?}, expected {wanted_ports:?}", name(slice));
-        found.extend(addresses(items(slice, "/endpoints"), "/addresses/0"));
+        let addresses = items(slice, "/endpoints").iter().flat_map(|endpoint| items(endpoint, "/addresses"));
+        found.extend(addresses.map(|address| address.as_str().unwrap_or_default().to_owned()));
     }
     ensure!(found == wanted, "the slices have {found:?}, the endpoints {wanted:?}");
     Ok(())
 }
 
+/// How long upstream waits for the mirror of each change.
+const MIRRORED: Duration = Duration::from_secs(12);
+
 async fn mirroring(cx: Arc<Cx>) -> Result<()> {
     const SERVICE: &str = "example-custom-endpoints";
     discovered(&cx, &kinds::ENDPOINT_SLICE, false).await?;
-    let service = json!({"metadata": {"name": SERVICE}, "spec": {"ports": [{"name": "example", "port": 80}]}});
+    let service =
+        json!({"metadata": {"name": SERVICE}, "spec": {"ports": [{"name": "example", "port": 80, "protocol": "TCP"}]}});
     cx.api(&kinds::SERVICE).create(&service).await?;
     let object = |address: &str| json!({"metadata": {"name": SERVICE}, "subsets": [{"ports": [{"port": 80}], "addresses": [{"ip": address}]}]});
     let (endpoints, slices) = (cx.api(&kinds::ENDPOINTS), cx.api(&kinds::ENDPOINT_SLICE));
@@ -198,7 +216,7 @@ async fn mirroring(cx: Arc<Cx>) -> Result<()> {
     let mirrored = async |address: &str| {
         cx.step(format!("mirrored {address}"));
         slices
-            .wait(&mine, SOON, "mirrored slice", |slices| {
+            .wait(&mine, MIRRORED, "mirrored slice", |slices| {
                 when(slices.len() == 1, || format!("{} slices", slices.len()))?;
                 slices.values().try_for_each(|slice| {
                     is(slice, "/ports/0/port", 80)?;
@@ -212,10 +230,11 @@ async fn mirroring(cx: Arc<Cx>) -> Result<()> {
     };
     endpoints.create(&object("10.1.2.3")).await?;
     mirrored("10.1.2.3").await?;
-    endpoints.change(SERVICE, |endpoints| endpoints["subsets"] = object("10.2.3.4")["subsets"].clone()).await?;
+    // As the client would make it, without a word on which state of it is meant.
+    endpoints.send("PUT", &[SERVICE], &[], Some(&object("10.2.3.4"))).await?;
     mirrored("10.2.3.4").await?;
     endpoints.delete(SERVICE).await?;
-    slices.wait_none(&mine, SOON).await
+    slices.wait_none(&mine, MIRRORED).await
 }
 
 /// A service without selector whose slices a client makes: one pod with two ports, or two pods.

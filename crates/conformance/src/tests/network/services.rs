@@ -41,6 +41,7 @@ async fn status(cx: Arc<Cx>) -> Result<()> {
     cx.step("get the status");
     let read = api.send("GET", &[subject, "status"], &[], None).await?;
     expect(&read, "/metadata/name", subject)?;
+    ensure!(read["status"]["loadBalancer"].is_object(), "status {}", read["status"]);
     cx.step("patch the status");
     let patch = json!({
         "metadata": {"annotations": {"patched-status": "true"}},
@@ -54,47 +55,54 @@ async fn status(cx: Arc<Cx>) -> Result<()> {
     });
     seen.await?;
     cx.step("update the status");
+    // As typed clients write a condition whose time was not set.
     let condition = json!({
         "type": "StatusUpdate", "status": "True", "reason": "Conformance", "message": "set by a test",
-        "lastTransitionTime": "2026-01-01T00:00:00Z",
+        "lastTransitionTime": null,
     });
     let updated = api.change_sub(subject, Some("status"), |service| {
         service["status"]["conditions"] = json!([condition]);
     });
     ensure!(holds(&updated.await?, "StatusUpdate"), "the answer lacks the condition");
-    watch.expect("MODIFIED", "the updated status", SOON, |service| holds(service, "StatusUpdate")).await?;
+    let seen = watch.expect("MODIFIED", "the updated status", SOON, |service| holds(service, "StatusUpdate")).await?;
+    expect(&seen, "/metadata/annotations/patched-status", "true")?;
     cx.step("patch the service");
-    let patch = json!({"metadata": {"labels": {"test-service": "patched"}}});
+    // As typed clients write a service of which they only say labels.
+    let patch = json!({
+        "metadata": {"creationTimestamp": null, "labels": {"test-service": "patched"}}, "spec": {},
+        "status": {"loadBalancer": {}},
+    });
     api.patch(subject, Patch::Strategic, &patch).await?;
     let seen = watch.expect("MODIFIED", "the patched service", SOON, |service| {
         text(service, "/metadata/labels/test-service") == "patched"
     });
-    ensure!(holds(&seen.await?, "StatusUpdate"), "the patch lost the status");
+    let seen = seen.await?;
+    ensure!(holds(&seen, "StatusUpdate"), "the patch lost the status");
+    expect(&seen, "/status/loadBalancer/ingress/0/ip", "203.0.113.1")?;
     cx.step("delete");
     api.delete(subject).await?;
-    watch.expect("DELETED", "the service", SOON, |service| name(service) == subject).await?;
+    // The whole life is told again to whoever watches from before it.
+    let mut again = api.watch_since(&list, &labelled(selector)).await?;
+    for watch in [&mut watch, &mut again] {
+        watch.expect("DELETED", "the service", SOON, |service| name(service) == subject).await?;
+    }
     api.wait_gone(subject, SOON).await
 }
 
 async fn collection(cx: Arc<Cx>) -> Result<()> {
     let api = cx.api(&kinds::SERVICE);
-    let ports = json!([{"name": "http", "port": 80, "protocol": "TCP", "targetPort": 8000}]);
-    for (subject, deleted) in [("first", true), ("second", true), ("third", false)] {
-        let label = if deleted { "collected" } else { "kept" };
-        let labels = json!({"conformance-svc": cx.ns, "fate": label});
-        api.create(&json!({"metadata": {"name": subject, "labels": labels}, "spec": {"ports": ports}})).await?;
+    for (subject, fate, port) in [("first", "delete", 8001), ("second", "delete", 8002), ("third", "keep", 8003)] {
+        let ports = json!([{"name": "http", "port": port, "protocol": "TCP", "targetPort": port}]);
+        let metadata = json!({"name": subject, "labels": {"fate": fate}});
+        api.create(&json!({"metadata": metadata, "spec": {"type": "ClusterIP", "ports": ports}})).await?;
     }
-    let all = format!("conformance-svc={}", cx.ns);
-    let count = async || -> Result<usize> {
-        let list = cx.cluster_wide(&kinds::SERVICE).list(&labelled(&all)).await?;
-        Ok(items(&list, "/items").len())
-    };
-    ensure!(count().await? == 3, "{} services, expected 3", count().await?);
-    let doomed = format!("{all},fate=collected");
-    api.delete_collection(&labelled(&doomed)).await?;
-    api.wait_none(&labelled(&doomed), SOON).await?;
-    ensure!(count().await? == 1, "{} services are left, expected 1", count().await?);
-    expect(&api.get("third").await?, "/metadata/name", "third")
+    let list = api.list(&[]).await?;
+    ensure!(items(&list, "/items").len() == 3, "{} services, expected 3", items(&list, "/items").len());
+    api.delete_collection(&labelled("fate=delete")).await?;
+    let left = api.list(&[]).await?;
+    let left: Vec<&str> = items(&left, "/items").iter().map(name).collect();
+    ensure!(left == ["third"], "left are {left:?}, expected only the third");
+    Ok(())
 }
 
 /// A service whose port 80 is both TCP and UDP, first both, then each alone.

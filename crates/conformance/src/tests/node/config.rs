@@ -18,8 +18,12 @@ tests! {
 async fn prefixes(cx: Arc<Cx>, kind: &'static Kind, reference: &'static str) -> Result<()> {
     let api = cx.api(kind);
     let mut source = json!({"metadata": {"name": "source"}});
-    let data = json!({"data-1": "value-1", "data-2": "value-2", "data-3": "value-3"});
-    source[if kind.kind == "Secret" { "stringData" } else { "data" }] = data;
+    source["data"] = if kind.kind == "Secret" {
+        // The same values, each with an end of line, as base64.
+        json!({"data-1": "dmFsdWUtMQo=", "data-2": "dmFsdWUtMgo=", "data-3": "dmFsdWUtMwo="})
+    } else {
+        json!({"data-1": "value-1", "data-2": "value-2", "data-3": "value-3"})
+    };
     api.create(&source).await?;
     let prefixes = ["", "1-", "$_-", "ABC_", "#@!"];
     // The container's process is the one that prints, so that no shell stands between it and its environment.
@@ -38,9 +42,15 @@ async fn prefixes(cx: Arc<Cx>, kind: &'static Kind, reference: &'static str) -> 
 
 async fn update(cx: Arc<Cx>) -> Result<()> {
     let api = cx.api(&kinds::CONFIG_MAP);
-    api.create(&json!({"metadata": {"name": "subject"}, "data": {"data": "value"}})).await?;
-    api.change("subject", |map| map["data"] = json!({"data": "value", "another": "value-2"})).await?;
-    expect(&api.get("subject").await?, "/data", json!({"data": "value", "another": "value-2"}))
+    let mut map = json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "subject"},
+        "data": {"data-1": "value-1", "data-2": "value-2", "data-3": "value-3"},
+    });
+    api.create(&map).await?;
+    // Sent as it was made, with other data: without a word on which state of it is meant.
+    map["data"] = json!({"data": "value"});
+    api.send("PUT", &["subject"], &[], Some(&map)).await?;
+    expect(&api.get("subject").await?, "/data", map["data"].clone())
 }
 
 async fn host_ips(cx: Arc<Cx>) -> Result<()> {

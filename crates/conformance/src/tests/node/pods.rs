@@ -53,10 +53,12 @@ async fn node_lifecycle(cx: Arc<Cx>) -> Result<()> {
     });
     let made = cx.create_for_test(&kinds::NODE, &node).await?;
     expect(&made, "/metadata/name", subject.as_str())?;
+    revision(&made)?;
     expect(&api.get(&subject).await?, "/metadata/uid", uid(&made))?;
     let patch = json!({"metadata": {"labels": {&subject: "patched"}}});
     let patched = api.patch(&subject, Patch::Strategic, &patch).await?;
     expect(&patched, &format!("/metadata/labels/{subject}"), "patched")?;
+    newer(&made, &patched)?;
     let selector = format!("{subject}=patched");
     let list = api.list(&labelled(&selector)).await?;
     ensure!(items(&list, "/items").len() == 1, "{} nodes by the label", items(&list, "/items").len());
@@ -85,20 +87,17 @@ async fn generation_per_update(cx: Arc<Cx>) -> Result<()> {
         ("nothing", |_| {}, false),
         (
             "tolerations",
+            // Alone: those that admission gave the pod at its creation are given to it again.
             |pod| {
                 let new = json!({"key": "foo", "operator": "Equal", "value": "bar", "effect": "NoSchedule"});
-                if let Some(tolerations) = pod["spec"]["tolerations"].as_array_mut() {
-                    tolerations.push(new);
-                } else {
-                    pod["spec"]["tolerations"] = json!([new]);
-                }
+                pod["spec"]["tolerations"] = json!([new]);
             },
             true,
         ),
         ("activeDeadlineSeconds", |pod| pod["spec"]["activeDeadlineSeconds"] = 5000.into(), true),
         ("a container's image", |pod| set(pod, "/spec/containers/0/image", TOOLS), true),
         ("an init container's image", |pod| set(pod, "/spec/initContainers/0/image", TOOLS), true),
-        ("metadata", |pod| set(pod, "/metadata/annotations/key", "value"), false),
+        ("metadata", |pod| pod["metadata"]["annotations"] = json!({"key": "value"}), false),
         ("the generation itself", |pod| pod["metadata"]["generation"] = 1.into(), false),
     ];
     let mut generation = 1;
@@ -122,7 +121,7 @@ async fn generation_and_deletion(cx: Arc<Cx>) -> Result<()> {
     subject["metadata"]["generation"] = 100.into();
     expect(&cx.start(&subject).await?, "/metadata/generation", 1)?;
     cx.step("graceful deletion");
-    api.delete_with("subject", &json!({"gracePeriodSeconds": 60})).await?;
+    api.send("DELETE", &["subject"], &[("gracePeriodSeconds", "60")], None).await?;
     let going = api.get("subject").await?;
     expect(&going, "/metadata/generation", 2)?;
     api.delete_with("subject", &json!({"gracePeriodSeconds": 0})).await?;

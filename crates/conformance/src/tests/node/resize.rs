@@ -127,6 +127,7 @@ fn subject(sizes: &[Sizes]) -> Value {
         })
         .collect();
     let mut pod = pod("subject", containers);
+    pod["spec"]["os"] = json!({"name": "linux"});
     pod["spec"]["restartPolicy"] = "OnFailure".into();
     pod["spec"]["terminationGracePeriodSeconds"] = 0.into();
     pod
@@ -243,6 +244,10 @@ async fn start(cx: &Cx, sizes: &[Sizes]) -> Result<()> {
     let made = cx.start(&subject(sizes)).await?;
     expect(&made, "/metadata/generation", 1)?;
     in_spec(&made, sizes)?;
+    for container in items(&made, "/spec/containers") {
+        expect(container, "/resizePolicy", Value::Null).context("no policy was asked for")?;
+    }
+    in_status(&made, sizes).map_err(anyhow::Error::msg).context("at the moment when the pod is ready")?;
     actuated(cx, sizes).await.context("before any resize")
 }
 

@@ -26,7 +26,7 @@ fn grpc_server(port: u16, period_seconds: u64) -> Value {
     let listen = "etcd --data-dir /tmp/data --listen-client-urls http://0.0.0.0:2379 --advertise-client-urls http://127.0.0.1:2379";
     let mut server = container("server", ETCD, &["sh", "-c", listen]);
     server["livenessProbe"] = json!({
-        "grpc": {"port": port}, "initialDelaySeconds": 10, "periodSeconds": period_seconds, "timeoutSeconds": 2,
+        "grpc": {"port": port}, "initialDelaySeconds": 15, "periodSeconds": period_seconds, "timeoutSeconds": 5,
         "failureThreshold": 1,
     });
     let mut pod = pod("subject", server);
@@ -135,7 +135,7 @@ async fn user_and_group(cx: Arc<Cx>, overridden: bool) -> Result<()> {
 }
 
 async fn sysctls(cx: Arc<Cx>) -> Result<()> {
-    let mut subject = pod("subject", container("main", BUSYBOX, &["/bin/sysctl", "kernel.shm_rmid_forced"]));
+    let mut subject = pod("subject", container("main", BUSYBOX, &["busybox", "sysctl", "kernel.shm_rmid_forced"]));
     subject["spec"]["securityContext"] = json!({"sysctls": [{"name": "kernel.shm_rmid_forced", "value": "1"}]});
     let log = cx.run_to_end(&subject).await?;
     ensure!(log.contains("kernel.shm_rmid_forced = 1"), "it is said to be {log:?}");
