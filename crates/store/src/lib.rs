@@ -57,9 +57,9 @@
 //!    the system's clock while the store is open changes that; a clock that was set back before lets no key live longer than its
 //!    time from the opening on; one that was set forward ends lives early (`clock.rs`, `tests/expiry.rs`).
 //! 10. A snapshot is the state at one revision, taken while commits go on; no damage to it goes unnoticed, and a store made of
-//!    it goes on with revisions that nobody has seen (`snapshot.rs`, `tests/snapshots.rs` of the crate).
+//!     it goes on with revisions that nobody has seen (`snapshot.rs`, `tests/snapshots.rs` of the crate).
 //! 11. Files of every older format are read and replaced by the newest, those of newer ones are refused (`tests/format.rs` of the
-//!    crate).
+//!     crate).
 
 mod checkpoint;
 mod clock;
