@@ -1,5 +1,7 @@
 //! A file system that is really full. Needs root, for a small file system in a mount namespace of its own.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so best by ending")]
+
 use std::path::Path;
 
 use bytes::Bytes;
