@@ -10,6 +10,8 @@ use store::snapshot::{Summary, verify};
 use crate::files;
 
 const SUFFIX: &str = ".snapshot";
+/// What the store calls one that it is writing.
+const UNFINISHED: &str = ".snapshot.tmp";
 
 pub struct Folder(pub PathBuf);
 
@@ -99,6 +101,16 @@ impl Folder {
         Ok(paths)
     }
 
+    /// Removes what a server left unfinished when it was stopped or killed. For its next start, when nobody writes here.
+    pub fn sweep(&self) {
+        for entry in std::fs::read_dir(&self.0).into_iter().flatten().flatten() {
+            if entry.file_name().to_str().is_some_and(|name| name.ends_with(UNFINISHED)) {
+                // What cannot be removed is only in the way of its own space.
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
+    }
+
     fn path_of(&self, name: &str) -> PathBuf {
         self.0.join(format!("{name}{SUFFIX}"))
     }
@@ -138,6 +150,9 @@ mod tests {
         assert_eq!(pruned, [folder.path_of(names[0])]);
         assert!(folder.prune("scheduled", 2).unwrap().is_empty());
         assert_eq!(folder.names().unwrap().len(), 4);
+        std::fs::write(dir.path().join("scheduled-20260104T000000Z.snapshot.tmp"), "half").unwrap();
+        folder.sweep();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 4);
         // None of them is a snapshot.
         assert!(folder.list().unwrap().iter().all(|found| found.summary.is_err()));
     }

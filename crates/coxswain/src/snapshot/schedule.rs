@@ -53,8 +53,9 @@ impl ScheduleArgs {
 
 /// Takes snapshots by the plan until `shutdown`.
 pub async fn keep(plan: Plan, store: ObjectStore, shutdown: CancellationToken) {
-    let Some(schedule) = &plan.schedule else { return };
     let folder = Folder(plan.dir.clone());
+    folder.sweep();
+    let Some(schedule) = &plan.schedule else { return };
     let mut last = Timestamp::now();
     loop {
         let zone = schedule.zone().and_then(|name| TimeZone::get(name).ok()).unwrap_or_else(TimeZone::system);
