@@ -3,6 +3,7 @@
 //! A key is a Secret's name, a value the label `value`.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 
@@ -10,6 +11,9 @@ use crate::drive::{Events, Items, Opened, Subject};
 use crate::history::{Answer, Change, Note, Op, Revision};
 
 pub const NAMESPACE: &str = "histories";
+/// To make the namespace: the server may be killed meanwhile.
+const ATTEMPTS: u32 = 600;
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Carries requests to an API server, with all rights.
 pub trait Transport: Clone + Send + Sync + 'static {
@@ -41,9 +45,15 @@ impl<T: Transport> Api<T> {
     pub async fn new(transport: T, watch_seconds: u64) -> Self {
         let api = Api { transport, watch_seconds };
         let namespace = json!({"metadata": {"name": NAMESPACE}});
-        let made = api.ask("POST", "/api/v1/namespaces", Some(namespace)).await;
-        assert!(matches!(made, Some((201, _))), "cannot make the namespace: {made:?}");
-        api
+        for _ in 0..ATTEMPTS {
+            match api.ask("POST", "/api/v1/namespaces", Some(namespace.clone())).await {
+                // It may have been made by an attempt whose answer got lost.
+                Some((201 | 409, _)) => return api,
+                Some((code, answer)) if code < 500 => panic!("cannot make the namespace: {code} {answer}"),
+                _ => tokio::time::sleep(PAUSE).await,
+            }
+        }
+        panic!("cannot make the namespace: no answer");
     }
 
     /// None if there was no whole answer.
