@@ -170,7 +170,10 @@ async fn no_damage_to_a_snapshot_goes_unnoticed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_snapshot_under_load_is_of_one_revision_and_holds_nobody_up() {
     let folder = tempfile::tempdir().unwrap();
-    let store = Store::<Plain>::in_memory(Options::default());
+    // What the snapshots are compared with has to be readable for that long.
+    let hour = Duration::from_secs(3600);
+    let kept = Options { history_age: hour, history_events: usize::MAX, history_bytes: u64::MAX, ..Options::default() };
+    let store = Store::<Plain>::in_memory(kept);
     for chunk in 0..200 {
         let ops = (0..250).map(|at| put(format!("/m/{chunk:03}/{at:03}"), "x".repeat(200))).collect();
         commit(&store, ops).await;
