@@ -8,7 +8,8 @@ pub fn from_store(error: store::Error) -> StatusError {
         store::Error::Compacted { .. } => StatusError::expired(
             "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter.",
         ),
-        store::Error::Unavailable { .. } => StatusError::unavailable(error.to_string()),
+        // Closed: the server is about to end.
+        store::Error::Unavailable { .. } | store::Error::Closed => StatusError::unavailable(error.to_string()),
         // As upstream where etcd does not answer in time: the client has to look what became of it.
         store::Error::Uncertain { .. } => StatusError::timeout(error.to_string(), 0),
         store::Error::RequestTooLarge { .. } | store::Error::TooLarge { .. } => {

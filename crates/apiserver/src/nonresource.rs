@@ -7,10 +7,11 @@ use apimachinery::Value;
 use apimachinery::openapi;
 use apimachinery::status::{Result, StatusError};
 use bytes::Bytes;
-use http::header;
 use http::request::Parts;
+use http::{HeaderMap, HeaderValue, header};
 use parking_lot::Mutex;
 use serde_json::json;
+use sha2::{Digest as _, Sha512};
 
 use crate::discovery;
 use crate::http::negotiate::{self, Encoding};
@@ -28,18 +29,48 @@ pub struct Version {
     pub build_date: String,
 }
 
+/// A document that clients keep, and its digest, by which they ask whether theirs is still the newest.
+#[derive(Clone)]
+struct Document {
+    body: Bytes,
+    /// Upstream's: SHA-512 in capital hexadecimal digits, quoted.
+    etag: HeaderValue,
+}
+
+impl Document {
+    fn new(body: Bytes) -> Self {
+        let digits: String = Sha512::digest(&body).iter().map(|byte| format!("{byte:02X}")).collect();
+        let etag = HeaderValue::try_from(format!("\"{digits}\"")).unwrap_or_else(|_| HeaderValue::from_static(""));
+        Document { body, etag }
+    }
+
+    /// The document, or that the client has it.
+    fn answer(self, asked: &HeaderMap, content_type: &'static str) -> Response {
+        let known = header_text(asked, header::IF_NONE_MATCH).unwrap_or_default();
+        let is_known =
+            known.split(',').any(|tag| tag.trim().trim_start_matches("W/").as_bytes() == self.etag.as_bytes());
+        let mut response = match is_known {
+            true => respond::bytes(304, content_type, Bytes::new()),
+            false => respond::bytes(200, content_type, self.body),
+        };
+        response.headers_mut().insert(header::ETAG, self.etag);
+        response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
+        response
+    }
+}
+
 /// OpenAPI documents, made at first request and kept until the table changes.
 #[derive(Default)]
 pub struct Documents {
-    cache: Mutex<HashMap<(u64, String), Bytes>>,
+    cache: Mutex<HashMap<(u64, String), Document>>,
 }
 
 impl Documents {
-    fn get(&self, generation: u64, name: &str, make: impl FnOnce() -> Option<Bytes>) -> Option<Bytes> {
+    fn get(&self, generation: u64, name: &str, make: impl FnOnce() -> Option<Bytes>) -> Option<Document> {
         if let Some(found) = self.cache.lock().get(&(generation, name.to_owned())) {
             return Some(found.clone());
         }
-        let made = make()?;
+        let made = Document::new(make()?);
         let mut cache = self.cache.lock();
         cache.retain(|(g, _), _| *g == generation);
         cache.insert((generation, name.to_owned()), made.clone());
@@ -68,9 +99,9 @@ pub async fn answer(server: &ApiServer, head: &Parts, info: &RequestInfo) -> Res
         ["apis", group] => discovery::group(server, group),
         ["api", version] => discovery::resources(server, "", version),
         ["apis", group, version] => discovery::resources(server, group, version),
-        ["openapi", "v2"] => openapi_v2(server, accept).await,
+        ["openapi", "v2"] => openapi_v2(server, &head.headers).await,
         ["openapi", "v3"] => openapi_v3_index(server).await,
-        ["openapi", "v3", rest @ ..] => openapi_v3(server, rest),
+        ["openapi", "v3", rest @ ..] => openapi_v3(server, &head.headers, rest),
         ["openid", "v1", "jwks"] => Ok(issuer_document("application/jwk-set+json", &server.authenticator.jwks())),
         [".well-known", "openid-configuration"] => {
             Ok(issuer_document("application/json", &server.authenticator.openid_configuration()))
@@ -123,9 +154,9 @@ fn paths(server: &ApiServer) -> Response {
     respond::value(200, Encoding::Json, &json!({ "paths": paths }))
 }
 
-async fn openapi_v2(server: &ApiServer, accept: Option<&str>) -> Result<Response> {
+async fn openapi_v2(server: &ApiServer, asked: &HeaderMap) -> Result<Response> {
     let table = server.table();
-    let protobuf = negotiate::clauses(accept.unwrap_or_default())
+    let protobuf = negotiate::clauses(header_text(asked, header::ACCEPT).unwrap_or_default())
         .first()
         .is_some_and(|clause| clause.media.starts_with("application/com.github.proto-openapi.spec.v2"));
     let (name, content_type) =
@@ -138,8 +169,8 @@ async fn openapi_v2(server: &ApiServer, accept: Option<&str>) -> Result<Response
     };
     // Both only grow, so no two states have the same sum.
     let generation = table.generation() + server.aggregator.generation();
-    let body = server.documents.get(generation, name, make).ok_or_else(StatusError::no_such_path)?;
-    Ok(respond::bytes(200, content_type, body))
+    let document = server.documents.get(generation, name, make).ok_or_else(StatusError::no_such_path)?;
+    Ok(document.answer(asked, content_type))
 }
 
 async fn openapi_v3_index(server: &ApiServer) -> Result<Response> {
@@ -149,7 +180,7 @@ async fn openapi_v3_index(server: &ApiServer) -> Result<Response> {
     Ok(respond::value(200, Encoding::Json, &index))
 }
 
-fn openapi_v3(server: &ApiServer, path: &[&str]) -> Result<Response> {
+fn openapi_v3(server: &ApiServer, asked: &HeaderMap, path: &[&str]) -> Result<Response> {
     let (group, version) = match path {
         ["api", version] => ("", *version),
         ["apis", group, version] => (*group, *version),
@@ -158,9 +189,9 @@ fn openapi_v3(server: &ApiServer, path: &[&str]) -> Result<Response> {
     let table: Arc<_> = server.table();
     let make =
         || openapi::v3::document(&table, group, version, &server.version.git_version).map(|d| d.to_string().into());
-    let body = server
+    let document = server
         .documents
         .get(table.generation() + server.aggregator.generation(), &path.join("/"), make)
         .ok_or_else(StatusError::no_such_path)?;
-    Ok(respond::bytes(200, "application/json", body))
+    Ok(document.answer(asked, "application/json"))
 }

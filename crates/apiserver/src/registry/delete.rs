@@ -304,6 +304,7 @@ pub async fn delete_collection(server: &ApiServer, call: Call, sent: Body) -> Re
     let options = DeleteOptions::read(&call, sent).await?;
     let filter = filter::Filter::of(&call)?;
     let found = server.view.list(&call.row.storage_prefix, super::namespace_of(&call));
+    let found = super::convert::entries(server, &call.row, found).await?;
     let chosen = found.into_iter().filter(|entry| filter.matches(&call.row, entry));
     let items: Vec<Option<Value>> = futures::stream::iter(chosen)
         .map(|entry| {

@@ -100,6 +100,10 @@ async fn versions_are_converted(api: Api) {
     let chosen = api.get(&format!("{v2}?fieldSelector=host%3Dtwo")).await;
     assert_eq!(chosen["items"][0]["metadata"]["name"], "b");
     assert_eq!(chosen["items"].as_array().unwrap().len(), 1);
+    let none = api.ok(&format!("DELETE {v2}?fieldSelector=host%3Dnobody"), Value::Null).await;
+    assert_eq!(none["items"], json!([]));
+    let chosen = api.ok(&format!("DELETE {v2}?fieldSelector=host%3Dtwo&dryRun=All"), Value::Null).await;
+    assert_eq!(chosen["items"].as_array().unwrap().len(), 1);
     let accept = [("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")];
     let table = api.with(&format!("GET {v2}"), &accept, Value::Null).await;
     assert_eq!(table.body["rows"].as_array().unwrap().len(), 2);

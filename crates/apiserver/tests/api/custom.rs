@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Api, over_both};
 
-over_both!(from_definition_to_end, definitions_must_fit, names_are_taken_in_turn);
+over_both!(from_definition_to_end, definitions_must_fit, names_are_taken_in_turn, documents_are_sent_when_they_changed);
 
 const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 const WIDGETS: &str = "/apis/example.com/v1/namespaces/default/widgets";
@@ -109,4 +109,29 @@ async fn names_are_taken_in_turn(api: Api) {
     assert_eq!(api.send(gadgets, Value::Null).await.code, 404);
     api.ok(&format!("DELETE {DEFINITIONS}/widgets.example.com"), Value::Null).await;
     until(&api, gadgets, 200).await;
+}
+
+/// Whoever has the newest OpenAPI document is told so, and nobody else is.
+async fn documents_are_sent_when_they_changed(api: Api) {
+    apiserver::serve_definitions(&api.server).await.unwrap();
+    let ask = async |path: &str, tag: &str| {
+        let answer = api.with(&format!("GET {path}"), &[("if-none-match", tag)], Value::Null).await;
+        let tag = answer.headers["etag"].to_str().unwrap().to_owned();
+        (answer.code, answer.text.len(), tag)
+    };
+    let (code, _, first) = ask("/openapi/v2", "").await;
+    assert_eq!((code, first.len()), (200, 130));
+    assert_eq!(ask("/openapi/v2", &first).await, (304, 0, first.clone()));
+    let (code, _, other) = ask("/openapi/v3/apis/apps/v1", &first).await;
+    assert!(code == 200 && other != first);
+    api.ok(&format!("POST {DEFINITIONS}"), definition()).await;
+    let changed = async {
+        while ask("/openapi/v2", &first).await.0 == 304 {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        ask("/openapi/v2", &first).await
+    };
+    let (code, length, second) =
+        tokio::time::timeout(std::time::Duration::from_secs(10), changed).await.expect("the definition is published");
+    assert!(code == 200 && length > 0 && second != first);
 }
