@@ -24,8 +24,8 @@ const BUSYBOX: &str = "/bin/busybox";
 const APPLETS: &[&str] = &[
     "[", "ash", "awk", "base64", "cat", "chmod", "chown", "cp", "cut", "date", "dd", "df", "echo", "env", "false",
     "grep", "head", "hostname", "httpd", "id", "ip", "kill", "ls", "mkdir", "mount", "mv", "nc", "nslookup", "ping",
-    "printenv", "printf", "ps", "rm", "sed", "seq", "sh", "sleep", "stat", "tail", "tar", "test", "touch", "true",
-    "wc", "wget",
+    "printenv", "printf", "ps", "rm", "sed", "seq", "sh", "sleep", "stat", "sysctl", "tail", "tar", "test", "touch",
+    "true", "wc", "wget",
 ];
 
 /// Serves its own host name, and where asked the request's source, on port 80 (or $PORT).
