@@ -135,7 +135,8 @@ async fn what_is_too_much_is_said_and_a_full_cluster_can_be_read() {
             Ok(_) => written += 1,
             Err(error) => break error,
         }
-        assert!(written < 20, "eight megabytes are full at last");
+        // What is written counts only when etcd has it in its file, some time later.
+        assert!(written < 200, "eight megabytes are full at last");
     };
     assert!(matches!(&error, Error::DatastoreFull { reason } if reason.contains("space exceeded")), "{error}");
     assert!(written > 2);
