@@ -120,6 +120,7 @@ async fn look(server: &ApiServer) -> bool {
     let found = join_all(checks).await;
     let keys: Vec<(String, String)> = remotes.keys().cloned().collect();
     let mut all_fine = true;
+    let mut news = Vec::new();
     for (key, found) in keys.into_iter().zip(found) {
         let name = format!("{}.{}", key.1, key.0);
         let Some(object) = objects.iter().find(|object| meta::name(object) == name) else { continue };
@@ -130,9 +131,13 @@ async fn look(server: &ApiServer) -> bool {
             let resources = found.resources.map_or(known, Into::into);
             remotes.insert(key, Remote { available, resources, ..remote }.into());
         }
-        tell(server, object, found.condition).await;
+        news.push((object, found.condition));
     }
+    // Before it is told: whoever reads that a server is available asks it next.
     server.aggregator.set(remotes);
+    for (object, condition) in news {
+        tell(server, object, condition).await;
+    }
     all_fine
 }
 
