@@ -11,10 +11,10 @@ use crate::support::{CONFIG_MAPS, Client, Site, config_map, names, until};
 const ENDPOINT: &str = "http://127.0.0.1:2379";
 
 /// One member in the site's network namespace.
-struct Etcd(Child);
+pub struct Etcd(Child);
 
 impl Etcd {
-    fn start(site: &Site) -> Self {
+    pub fn start(site: &Site) -> Self {
         let log = fs::File::create(site.path("etcd.log")).unwrap();
         let child = Command::new("etcd")
             .args(["--listen-client-urls", ENDPOINT, "--advertise-client-urls", ENDPOINT, "--logger", "zap"])
@@ -28,6 +28,13 @@ impl Etcd {
         until("etcd", || std::net::TcpStream::connect("127.0.0.1:2379").ok());
         Etcd(child)
     }
+
+    /// kill -9, and a start on the data that there are.
+    pub fn kill_and_restart(&mut self, site: &Site) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+        *self = Etcd::start(site);
+    }
 }
 
 impl Drop for Etcd {
@@ -37,7 +44,7 @@ impl Drop for Etcd {
     }
 }
 
-fn endpoint() -> String {
+pub fn endpoint() -> String {
     format!("--datastore-endpoint={ENDPOINT}")
 }
 

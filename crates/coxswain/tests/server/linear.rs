@@ -14,7 +14,8 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use serde_json::Value;
 
-use crate::support::{Client, Site};
+use crate::datastore::{self, Etcd};
+use crate::support::{Client, Server, Site};
 
 /// Connects anew when the server has gone.
 #[derive(Clone)]
@@ -82,33 +83,59 @@ fn histories_are_linearizable() {
     }
 }
 
+/// Clients of a server that is started with `flags`, while `fault` happens to it four times: it gets the server, and gives one back.
+fn under_faults(site: &Site, seed: u64, flags: &[&str], mut fault: impl FnMut(Server, u64) -> Server) {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let load = Load { seed, puts: false, calls: 100, patience: Duration::from_secs(60), ..Load::default() };
+    let mut server = site.start(flags);
+    // Servers start in this thread's namespaces, and block it; so the clients have a runtime and threads of their own.
+    let carrier = Carrier::new(site.data());
+    let (calm, faults) = tokio::sync::oneshot::channel::<()>();
+    let clients = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(async {
+            let api = Api::new(carrier, 1).await;
+            // That the sender has gone means the same.
+            run(api, load, async { _ = faults.await }).await
+        })
+    });
+    for number in 0..4 {
+        std::thread::sleep(Duration::from_millis(rng.random_range(300..1200)));
+        server = fault(server, number);
+    }
+    std::thread::sleep(Duration::from_millis(200));
+    calm.send(()).unwrap();
+    let history = clients.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    assert_correct(&history);
+    drop(server);
+}
+
 #[test]
 fn histories_over_kill_9_are_linearizable() {
     rounds::each("linear: the binary under kill -9", 1, |seed| {
         let site = Site::new();
-        let mut rng = StdRng::seed_from_u64(seed);
-        let load = Load { seed, puts: false, calls: 100, patience: Duration::from_secs(60), ..Load::default() };
-        let mut server = site.start_api();
-        // Servers start in this thread's namespaces, and block it; so the clients have a runtime and threads of their own.
-        let carrier = Carrier::new(site.data());
-        let (calm, faults) = tokio::sync::oneshot::channel::<()>();
-        let clients = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-            runtime.block_on(async {
-                let api = Api::new(carrier, 1).await;
-                // That the sender has gone means the same.
-                run(api, load, async { _ = faults.await }).await
-            })
-        });
-        for _ in 0..4 {
-            std::thread::sleep(Duration::from_millis(rng.random_range(300..1200)));
+        under_faults(&site, seed, &["--disable-agent"], |server, _| {
             server.kill();
-            server = site.start_api();
-        }
-        std::thread::sleep(Duration::from_millis(200));
-        calm.send(()).unwrap();
-        let history = clients.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        assert_correct(&history);
-        drop(server);
+            site.start_api()
+        });
+    });
+}
+
+/// The same with the state in an etcd: the server and the etcd are killed in turn.
+#[test]
+fn histories_on_etcd_over_kill_9_are_linearizable() {
+    rounds::each("linear: the binary on etcd under kill -9", 1, |seed| {
+        let site = Site::new();
+        let etcd = std::cell::RefCell::new(Etcd::start(&site));
+        let endpoint = datastore::endpoint();
+        let flags = ["--disable-agent", &endpoint];
+        under_faults(&site, seed, &flags, |server, number| {
+            if number % 2 == 1 {
+                etcd.borrow_mut().kill_and_restart(&site);
+                return server;
+            }
+            server.kill();
+            site.start(&flags)
+        });
     });
 }

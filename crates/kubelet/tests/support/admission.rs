@@ -9,6 +9,14 @@ use super::support::machine::{IMAGE, Machine, eventually};
 /// Of two pods that cannot both be here the one that came first stays, and only the other is rejected.
 pub async fn the_first_of_two_is_taken_on(machine: &Machine) {
     const PAIRS: u16 = 8;
+    // Once the kubelet follows what comes: what was there before it looked comes in no order.
+    machine.create("early", json!({"containers": [{"name": "a", "image": IMAGE, "command": ["sleep", "1000"]}]}));
+    eventually("a pod runs", Duration::from_secs(60), || {
+        let phase = machine.pod("early").unwrap_or_default()["status"]["phase"].to_string();
+        if phase == "\"Running\"" { Ok(()) } else { Err(phase) }
+    })
+    .await;
+    machine.api.delete("pods", "default", "early", 0);
     let names = |n: u16| (format!("port-{n}-a"), format!("port-{n}-b"));
     for n in 0..PAIRS {
         let ports = json!([{"containerPort": 80, "hostPort": 21_000 + n}]);
