@@ -15,6 +15,8 @@ use crate::pods::PodStore;
 
 /// Wakes every worker so often, in case an event was lost.
 const SAFETY_RELIST: Duration = Duration::from_secs(300);
+/// A subscription is answered before it is in force: whatever happened in between is looked for once, so long after.
+const SUBSCRIBED_AFTER: Duration = Duration::from_secs(1);
 /// How long the runtime's status may lag behind its own exit event, and how often it is asked meanwhile. Unless the machine is
 /// overwhelmed it lags for milliseconds.
 const SETTLE_WITHIN: Duration = Duration::from_secs(120);
@@ -56,7 +58,7 @@ async fn follow(
     shutdown: &CancellationToken,
 ) {
     let mut settling = FuturesUnordered::new();
-    let mut relist = tokio::time::interval_at(tokio::time::Instant::now() + SAFETY_RELIST, SAFETY_RELIST);
+    let mut relist = tokio::time::interval_at(tokio::time::Instant::now() + SUBSCRIBED_AFTER, SAFETY_RELIST);
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
