@@ -29,8 +29,12 @@ const RETRY: Duration = Duration::from_secs(1);
 pub fn start(server: &ApiServer) {
     let server = server.clone();
     tokio::spawn(async move {
-        if let Err(error) = run(&server).await {
-            tracing::debug!(%error, "aggregation ends");
+        while let Err(error) = run(&server).await {
+            // What was looked at is history that is gone already (410): from now on, then.
+            if error.code != 410 {
+                return tracing::debug!(%error, "aggregation ends");
+            }
+            tokio::time::sleep(RETRY).await;
         }
     });
 }
