@@ -1,7 +1,11 @@
-//! Kubernetes' protobuf encoding, read into JSON values by the schema.
+//! Kubernetes' protobuf encoding: read into JSON values by the schema, and ([`encode`]) written from JSON.
 //!
-//! Go clients send it for built-in kinds. Which number is which field is generated data (`cargo xtask protobuf`). Go writes every
-//! scalar that is no pointer, zero or not, so zeros are dropped where upstream cannot tell them from absent.
+//! Go clients send it for built-in kinds, and ask for it. Which number is which field is generated data (`cargo xtask protobuf`), and
+//! `protobuf-newer.txt`. Go writes every scalar that is no pointer, zero or not, so zeros are dropped where upstream cannot tell them
+//! from absent.
+
+pub mod encode;
+mod wire;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::OnceLock;
@@ -14,13 +18,20 @@ use crate::schema::{MAX_DEPTH, Scalar, Schema, Shape, TypeId, builtin};
 
 /// What every message starts with.
 pub const MAGIC: &[u8] = b"k8s\0";
+/// The content type of objects, lists and statuses.
+pub const CONTENT_TYPE: &str = "application/vnd.kubernetes.protobuf";
+/// Of watch streams.
+pub const STREAM_CONTENT_TYPE: &str = "application/vnd.kubernetes.protobuf;stream=watch";
 const NUMBERS: &str = include_str!("../data/protobuf.txt");
+const NEWER: &str = include_str!("../data/protobuf-newer.txt");
 const POINTERS: &str = include_str!("../data/pointers.txt");
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     #[error("provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]")]
     NotProtobuf,
+    #[error("empty body")]
+    Empty,
     #[error("proto: {0}")]
     Malformed(&'static str),
     /// The kind has no protobuf form here.
@@ -41,7 +52,12 @@ enum Target {
     Inline(Numbers),
 }
 
+/// Numbers by the names of fields: the way through messages that JSON does not show, then the field's own.
+type Paths = HashMap<&'static str, Vec<u32>>;
+
 struct Tables {
+    /// By definition, for encoding.
+    paths: HashMap<&'static str, Paths>,
     messages: HashMap<&'static str, Numbers>,
     pointers: HashSet<(&'static str, &'static str)>,
 }
@@ -49,23 +65,30 @@ struct Tables {
 fn tables() -> &'static Tables {
     static TABLES: OnceLock<Tables> = OnceLock::new();
     TABLES.get_or_init(|| {
-        let mut messages = HashMap::new();
-        for line in data_lines(NUMBERS) {
+        let mut paths: HashMap<&str, Paths> = HashMap::new();
+        for line in data_lines(NUMBERS).chain(data_lines(NEWER)) {
             let mut words = line.split(' ');
             let Some(definition) = words.next() else { continue };
-            let mut numbers = Numbers::default();
+            let fields = paths.entry(definition).or_default();
             for word in words {
                 let Some((field, path)) = word.split_once('=') else { continue };
+                fields.insert(field, path.split('.').filter_map(|number| number.parse().ok()).collect());
+            }
+        }
+        let message = |fields: &Paths| {
+            let mut numbers = Numbers::default();
+            for (field, path) in fields {
                 numbers.insert(path, field);
             }
-            messages.insert(definition, numbers);
-        }
+            numbers
+        };
+        let messages = paths.iter().map(|(definition, fields)| (*definition, message(fields))).collect();
         let mut pointers = HashSet::new();
         for line in data_lines(POINTERS) {
             let Some((definition, fields)) = line.split_once(' ') else { continue };
             pointers.extend(fields.split(' ').map(|field| (definition, field)));
         }
-        Tables { messages, pointers }
+        Tables { paths, messages, pointers }
     })
 }
 
@@ -74,15 +97,14 @@ fn data_lines(text: &'static str) -> impl Iterator<Item = &'static str> {
 }
 
 impl Numbers {
-    fn insert(&mut self, path: &'static str, field: &'static str) {
-        let (head, rest) = path.split_once('.').map_or((path, None), |(h, r)| (h, Some(r)));
-        let Ok(number) = head.parse() else { return };
-        match rest {
-            None => {
-                self.by_number.insert(number, Target::Field(field));
+    fn insert(&mut self, path: &[u32], field: &'static str) {
+        match path {
+            [] => {}
+            [number] => {
+                self.by_number.insert(*number, Target::Field(field));
             }
-            Some(rest) => {
-                let inner = self.by_number.entry(number).or_insert_with(|| Target::Inline(Numbers::default()));
+            [number, rest @ ..] => {
+                let inner = self.by_number.entry(*number).or_insert_with(|| Target::Inline(Numbers::default()));
                 if let Target::Inline(inner) = inner {
                     inner.insert(rest, field);
                 }
@@ -94,6 +116,9 @@ impl Numbers {
 /// Reads an enveloped object (`runtime.Unknown`) of a built-in kind; `apiVersion` and `kind` are those of the envelope.
 pub fn decode(bytes: &[u8]) -> Result<Value, DecodeError> {
     let body = bytes.strip_prefix(MAGIC).ok_or(DecodeError::NotProtobuf)?;
+    if body.is_empty() {
+        return Err(DecodeError::Empty);
+    }
     let (mut api_version, mut kind, mut raw) = (String::new(), String::new(), &[][..]);
     let mut reader = Reader(body);
     while let Some((number, wire)) = reader.next()? {
@@ -277,6 +302,7 @@ impl Decoder<'_> {
         }
         let empty = || match &self.schema.get(value).shape {
             Shape::List(_) => json!([]),
+            Shape::Scalar(Scalar::Time | Scalar::MicroTime) => Value::Null,
             Shape::Scalar(_) => json!(""),
             _ => json!({}),
         };
@@ -289,7 +315,10 @@ impl Decoder<'_> {
         match (&self.schema.get(ty).shape, wire) {
             (Shape::Scalar(scalar), wire) => scalar_value(*scalar, wire),
             (Shape::Object(_), Wire::Bytes(bytes)) => self.message(ty, bytes, depth + 1).map(Some),
-            (Shape::Any, Wire::Bytes(bytes)) => raw_json(bytes),
+            (Shape::Any, Wire::Bytes(bytes)) => match self.schema_or(ty, bytes, depth)? {
+                Some(value) => Ok(Some(value)),
+                None => raw_json(bytes),
+            },
             // A list as a map's value is a message with the items as field 1.
             (Shape::List(list), Wire::Bytes(bytes)) => {
                 let mut items = Vec::new();
@@ -301,6 +330,35 @@ impl Decoder<'_> {
             }
             _ => Err(wrong),
         }
+    }
+}
+
+impl Decoder<'_> {
+    /// `JSONSchemaPropsOrBool`, `…OrArray` and `…OrStringArray`: a message that has a field for each. None for any other type.
+    fn schema_or(&self, ty: TypeId, bytes: &[u8], depth: usize) -> Result<Option<Value>, DecodeError> {
+        let name = self.schema.get(ty).name.rsplit_once('.').map_or("", |(_, name)| name);
+        let (single, list) = match name {
+            "JSONSchemaPropsOrBool" => (2, 0),
+            "JSONSchemaPropsOrArray" | "JSONSchemaPropsOrStringArray" => (1, 2),
+            _ => return Ok(None),
+        };
+        let props = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps";
+        let Some(props) = self.schema.by_name(props) else { return Ok(None) };
+        let mut items = Vec::new();
+        let mut allows = false;
+        let mut reader = Reader(bytes);
+        while let Some((number, wire)) = reader.next()? {
+            match wire {
+                Wire::Varint(n) if number == 1 => allows = n != 0,
+                Wire::Bytes(bytes) if number == single => return self.message(props, bytes, depth + 1).map(Some),
+                Wire::Bytes(bytes) if number == list && name.ends_with("StringArray") => {
+                    items.push(json!(text_of(bytes)?));
+                }
+                Wire::Bytes(bytes) if number == list => items.push(self.message(props, bytes, depth + 1)?),
+                _ => {}
+            }
+        }
+        Ok(Some(if list == 0 { json!(allows) } else { json!(items) }))
     }
 }
 
@@ -394,84 +452,4 @@ fn is_zero(value: &Value) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn field(number: u8, content: &[u8]) -> Vec<u8> {
-        let mut out = vec![number << 3 | 2, u8::try_from(content.len()).unwrap()];
-        out.extend_from_slice(content);
-        out
-    }
-
-    fn envelope(api_version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
-        let meta = [field(1, api_version.as_bytes()), field(2, kind.as_bytes())].concat();
-        [MAGIC.to_vec(), field(1, &meta), field(2, raw)].concat()
-    }
-
-    #[test]
-    fn a_deployment_with_zeros() {
-        let labels = field(1, &[field(1, b"app"), field(2, b"web")].concat());
-        let metadata = field(1, &[field(1, b"web"), field(3, b"")].concat());
-        // replicas: 0 is a pointer's value, minReadySeconds: 0 and paused: false are Go's zeros.
-        let spec = field(2, &[vec![1 << 3, 0], field(2, &labels), vec![5 << 3, 0], vec![7 << 3, 0]].concat());
-        let bytes = envelope("apps/v1", "Deployment", &[metadata, spec].concat());
-        let expected = json!({
-            "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"},
-            "spec": {"replicas": 0, "selector": {"matchLabels": {"app": "web"}}},
-        });
-        assert_eq!(decode(&bytes).unwrap(), expected);
-    }
-
-    #[test]
-    fn embedded_messages_are_not_shown() {
-        let source = field(2, &field(2, &field(1, b"Memory")));
-        let volume = field(1, &[field(1, b"v"), source].concat());
-        let bytes = envelope("v1", "Pod", &field(2, &volume));
-        assert_eq!(
-            decode(&bytes).unwrap()["spec"]["volumes"],
-            json!([{"name": "v", "emptyDir": {"medium": "Memory"}}])
-        );
-    }
-
-    #[test]
-    fn types_whose_names_have_capitals_are_known() {
-        let port = |words: &[u8]| field(2, words);
-        let by_number = field(2, &port(&[1 << 3, 0, 2 << 3, 0x90, 0x3f]));
-        let by_name = field(2, &port(&[&[1 << 3, 1][..], &field(3, b"web")].concat()));
-        let probe = |handler: &[u8]| field(1, handler);
-        let container = [field(1, b"c"), field(10, &probe(&by_number)), field(11, &probe(&by_name))].concat();
-        let bytes = envelope("v1", "Pod", &field(2, &field(2, &container)));
-        let pod = decode(&bytes).unwrap();
-        let container = &pod["spec"]["containers"][0];
-        assert_eq!(container["livenessProbe"]["httpGet"], json!({"port": 8080}));
-        assert_eq!(container["readinessProbe"]["httpGet"], json!({"port": "web"}));
-    }
-
-    #[test]
-    fn every_stored_kind_has_numbers() {
-        let missing: Vec<String> = crate::resource::builtin()
-            .rows()
-            .filter(|row| !tables().messages.contains_key(&*row.schema.get(row.root).name))
-            .map(|row| format!("{}/{}", row.api_version(), row.kind))
-            .collect();
-        // The published numbers are older than these kinds.
-        let newer = [
-            "certificates.k8s.io/v1/ClusterTrustBundle",
-            "certificates.k8s.io/v1/PodCertificateRequest",
-            "admissionregistration.k8s.io/v1/MutatingAdmissionPolicy",
-            "admissionregistration.k8s.io/v1/MutatingAdmissionPolicyBinding",
-            "resource.k8s.io/v1/DeviceTaintRule",
-            "storagemigration.k8s.io/v1/StorageVersionMigration",
-        ];
-        assert_eq!(missing, newer);
-    }
-
-    proptest! {
-        #[test]
-        fn no_input_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = decode(&bytes);
-            let _ = decode(&envelope("v1", "Pod", &bytes[..bytes.len().min(100)]));
-        }
-    }
-}
+mod tests;
