@@ -7,6 +7,7 @@
 //! since versions of one kind share a schema here, or differ but in name.
 
 mod managed;
+mod mutation;
 mod set;
 mod typed;
 mod validate;
@@ -24,6 +25,7 @@ use crate::{field, meta};
 use managed::{Entry, Operation};
 use typed::{Delta, Typed};
 
+pub use mutation::merge_mutation;
 pub use set::FieldSet;
 
 /// The annotation that client-side apply keeps its last configuration in.

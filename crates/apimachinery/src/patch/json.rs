@@ -34,7 +34,11 @@ pub fn apply(mut document: Value, patch: &Value) -> Result<Value, PatchError> {
             let text = format!("json: cannot unmarshal {kind} into Go value of type jsonpatch.Operation");
             return Err(PatchError::Malformed(text));
         };
-        run(&mut document, operation, &mut copied).map_err(PatchError::Unprocessable)?;
+        if operation.get("op").and_then(Value::as_str) == Some("test") {
+            test(&mut document, operation)?;
+        } else {
+            run(&mut document, operation, &mut copied).map_err(PatchError::Unprocessable)?;
+        }
     }
     Ok(document)
 }
@@ -63,7 +67,6 @@ fn run(document: &mut Value, operation: &Map<String, Value>, copied: &mut usize)
         "add" => add(document, need_path("add")?, value),
         "remove" => remove(document, need_path("remove")?),
         "replace" => replace(document, need_path("replace")?, value),
-        "test" => test(document, need_path("test")?, value),
         "move" => {
             let from = need_from("move")?;
             let (container, key) = find(document, from).ok_or_else(|| {
@@ -120,15 +123,26 @@ fn replace(document: &mut Value, path: &str, value: &Value) -> Result<(), Fault>
     Ok(())
 }
 
-fn test(document: &mut Value, path: &str, value: &Value) -> Result<(), Fault> {
-    let failed = || format!("testing value {path} failed: test failed");
+fn test(document: &mut Value, operation: &Map<String, Value>) -> Result<(), PatchError> {
+    let value = operation.get("value").unwrap_or(&Value::Null);
+    let Some(path) = operation.get("path").and_then(Value::as_str) else {
+        let why = "test operation failed to decode path: missing value";
+        return Err(PatchError::Unprocessable(why.to_owned()));
+    };
+    if is_value(document, path, value).map_err(PatchError::Unprocessable)? {
+        return Ok(());
+    }
+    Err(PatchError::TestFailed(format!("testing value {path} failed: test failed")))
+}
+
+fn is_value(document: &mut Value, path: &str, value: &Value) -> Result<bool, Fault> {
     if path.is_empty() {
-        return if document == value { Ok(()) } else { Err(failed()) };
+        return Ok(document == value);
     }
     let (container, key) = find(document, path)
         .ok_or_else(|| format!("test operation does not apply: is missing path: {path}: missing value"))?;
     let found = get(container, &key).map_err(|e| format!("error in test for path: '{path}': {e}"))?;
-    if found == value { Ok(()) } else { Err(failed()) }
+    Ok(found == value)
 }
 
 fn copy(document: &mut Value, from: &str, path: Result<&str, Fault>, copied: &mut usize) -> Result<(), Fault> {

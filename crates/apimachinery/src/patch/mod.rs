@@ -16,9 +16,12 @@ pub enum PatchError {
     /// The patch itself is malformed: 400.
     #[error("{0}")]
     Malformed(String),
-    /// The patch does not fit the document (a `test` that fails, a path that is missing): 422.
+    /// The patch does not fit the document (a path that is missing): 422.
     #[error("{0}")]
     Unprocessable(String),
+    /// A `test` found another value: 422.
+    #[error("{0}")]
+    TestFailed(String),
     /// Too many operations, or too much copied: 413.
     #[error("{0}")]
     TooLarge(String),
@@ -32,7 +35,7 @@ impl PatchError {
         match self {
             Self::Malformed(message) => StatusError::bad_request(message),
             // Upstream's `NewGenericServerResponse` keeps the particulars to itself.
-            Self::Unprocessable(_) => {
+            Self::Unprocessable(_) | Self::TestFailed(_) => {
                 StatusError::new(422, "Invalid", "the server rejected our request due to an error in our request")
                     .with_details(crate::status::Details::default())
             }
