@@ -111,7 +111,7 @@ pub async fn answer(server: &ApiServer, head: &Parts, info: &RequestInfo) -> Res
 }
 
 fn metrics(server: &ApiServer) -> String {
-    server.metrics.render() + &server.webhooks.tally.render()
+    server.metrics.render() + &server.webhooks.tally.render() + &server.policies.render_metrics()
 }
 
 fn issuer_document(content_type: &'static str, document: &Value) -> Response {

@@ -17,6 +17,7 @@ use parking_lot::RwLock;
 use tokio::sync::Semaphore;
 
 use crate::admission::Chain;
+use crate::admission::policies::Policies;
 use crate::admission::webhooks::Webhooks;
 use crate::aggregator::{Aggregator, Remote};
 use crate::authn::{Authenticator, Credentials, Peer};
@@ -75,6 +76,7 @@ pub struct Inner {
     pub authorizer: Arc<Authorizer>,
     pub admission: Chain,
     pub webhooks: Webhooks,
+    pub policies: Policies,
     pub aggregator: Aggregator,
     pub(crate) conversions: Conversions,
     pub strategies: Strategies,
@@ -125,6 +127,7 @@ impl ApiServer {
         let view = View::new(parts.store);
         let inner = Inner {
             webhooks: Webhooks::new(view.clone()),
+            policies: Policies::new(view.clone()),
             aggregator: Aggregator::new(view.clone()),
             conversions: Conversions::default(),
             view,

@@ -7,6 +7,7 @@ pub mod namespace_lifecycle;
 mod node_restriction;
 mod pod_security;
 mod pod_spec;
+pub mod policies;
 mod priority;
 mod resource_quota;
 mod runtime_class;

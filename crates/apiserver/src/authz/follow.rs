@@ -30,16 +30,29 @@ impl<T: Default> Default for Followed<T> {
 }
 
 impl<T: Indexed> Followed<T> {
-    /// The index as of now.
+    /// The index as of now. One that cannot be built is empty, which is right where nothing is allowed that it does not say.
     pub fn fresh(&mut self, view: &View) -> &T {
+        if let Err(error) = self.refresh(view) {
+            tracing::error!(%error, "cannot read the objects that authorisation depends on");
+        }
+        &self.index
+    }
+
+    /// The index as of now, or why it cannot be built: for whoever must not take that for there being nothing.
+    pub fn checked(&mut self, view: &View) -> Result<&T, store::Error> {
+        self.refresh(view)?;
+        Ok(&self.index)
+    }
+
+    fn refresh(&mut self, view: &View) -> Result<(), store::Error> {
         let newest = view.store().revision();
         if self.seen != newest || self.watchers.is_empty() {
             if !self.follow() {
-                self.rebuild(view);
+                self.rebuild(view)?;
             }
             self.seen = newest;
         }
-        &self.index
+        Ok(())
     }
 
     /// Takes in what the watches hold ready. False if one of them fell behind the store's history.
@@ -63,31 +76,21 @@ impl<T: Indexed> Followed<T> {
         !self.watchers.is_empty()
     }
 
-    fn rebuild(&mut self, view: &View) {
-        self.index = T::default();
-        self.watchers.clear();
+    /// Reads everything anew. What fails leaves nothing behind; the next question tries again.
+    fn rebuild(&mut self, view: &View) -> Result<(), store::Error> {
+        *self = Followed::default();
+        let mut next = Followed::default();
         for (number, prefix) in T::PREFIXES.iter().enumerate() {
             let start = folder(prefix, "");
-            let listing = match view.store().range(&Range::prefix(&start)) {
-                Ok(listing) => listing,
-                Err(error) => return self.fail(&error),
-            };
+            let listing = view.store().range(&Range::prefix(&start))?;
             for entry in &listing.entries {
                 let (namespace, name) = split(&entry.key, prefix);
-                self.index.apply(number, namespace, name, Some(&entry.value));
+                T::apply(&mut next.index, number, namespace, name, Some(&entry.value));
             }
-            match view.store().watch(&start, listing.revision) {
-                Ok(watcher) => self.watchers.push(watcher),
-                Err(error) => return self.fail(&error),
-            }
+            next.watchers.push(view.store().watch(&start, listing.revision)?);
         }
-    }
-
-    /// An index that cannot be built allows nothing; the next question tries again.
-    fn fail(&mut self, error: &store::Error) {
-        tracing::error!(%error, "cannot read the objects that authorisation depends on");
-        self.index = T::default();
-        self.watchers.clear();
+        *self = next;
+        Ok(())
     }
 }
 

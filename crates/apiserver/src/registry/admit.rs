@@ -1,13 +1,13 @@
-//! Admission of one attempt: the built-in plugins, then the webhooks.
+//! Admission of one attempt: the built-in plugins, then policies, then webhooks.
 
-use apimachinery::status::Result;
+use apimachinery::status::{Result, StatusError};
 use apimachinery::{Value, meta};
 use serde_json::{Map, json};
 
 use super::prepare::Moment;
 use super::{DeleteOptions, scale};
 use crate::admission::webhooks::{self, Attempt, Phase, Rounds};
-use crate::admission::{Chain, Operation, Request};
+use crate::admission::{Chain, Operation, Request, policies};
 use crate::server::{ApiServer, Call};
 use crate::strategy::Claim;
 
@@ -30,7 +30,7 @@ impl<'a> Attributes<'a> {
 }
 
 impl Attributes<'_> {
-    /// Lets plugins and webhooks change the object.
+    /// Lets plugins, policies and webhooks change the object.
     pub async fn admit(
         self,
         server: &ApiServer,
@@ -39,13 +39,11 @@ impl Attributes<'_> {
         old: Option<&Value>,
     ) -> Result<()> {
         self.ask(server, call, object, old, Chain::admit)?;
-        match self.hooks(server, call, Phase::Mutating) {
-            None => Ok(()),
-            Some(hooks) => Box::pin(self.mutate(hooks, server, call, object, old)).await,
-        }
+        let hooks = self.hooks(server, call, object, Phase::Mutating)?;
+        if hooks.is_empty() { Ok(()) } else { Box::pin(self.mutate(hooks, server, call, object, old)).await }
     }
 
-    /// Lets plugins and webhooks refuse the object as it will be stored.
+    /// Lets plugins, policies and webhooks refuse the object as it will be stored.
     pub async fn validate(
         self,
         server: &ApiServer,
@@ -54,10 +52,20 @@ impl Attributes<'_> {
         old: Option<&Value>,
     ) -> Result<()> {
         self.ask(server, call, object, old, Chain::validate)?;
-        let Some(hooks) = self.hooks(server, call, Phase::Validating) else { return Ok(()) };
+        let hooks = self.hooks(server, call, object, Phase::Validating)?;
+        if hooks.is_empty() {
+            return Ok(());
+        }
         let shown = Shown::of(&self, call, object, old);
         let attempt = self.attempt(server, call, meta::name(object));
-        Box::pin(webhooks::validate(&hooks, &attempt, shown.object(object), shown.old(old))).await
+        let (object, old) = (shown.object(object), shown.old(old));
+        if let Some(hooks) = &hooks.policies {
+            Box::pin(policies::validate(hooks, &attempt, object, old)).await?;
+        }
+        match &hooks.webhooks {
+            Some(hooks) => Box::pin(webhooks::validate(hooks, &attempt, object, old)).await,
+            None => Ok(()),
+        }
     }
 
     /// Both, where nothing happens in between.
@@ -124,30 +132,39 @@ impl Attributes<'_> {
         })
     }
 
-    /// The webhooks to ask, if there are any and the attempt is any of their business.
-    fn hooks(&self, server: &ApiServer, call: &Call, phase: Phase) -> Option<webhooks::Hooks> {
+    /// The policies and webhooks to ask, if there are any and the attempt is any of their business.
+    fn hooks(&self, server: &ApiServer, call: &Call, object: &Value, phase: Phase) -> Result<Hooks> {
         // What a POST to a subresource does to the object has been admitted as that POST.
         let follows_post = call.info.verb == "create" && self.operation != Operation::Connect;
         let follows_post = follows_post && !call.info.subresource.is_empty() && self.operation != Operation::Create;
-        if follows_post || webhooks::exempt(&call.row) {
-            return None;
+        if follows_post {
+            return Ok(Hooks::default());
         }
-        server.webhooks.of(phase)
+        let unreadable = |error| unreadable(call, object, &error);
+        // The engine cannot make the objects that mutating policies consist of yet.
+        let policies = if phase == Phase::Mutating || policies::exempt(&call.row) {
+            None
+        } else {
+            server.policies.of(phase, &call.row).map_err(unreadable)?
+        };
+        let webhooks =
+            if webhooks::exempt(&call.row) { None } else { server.webhooks.of(phase).map_err(unreadable)? };
+        Ok(Hooks { policies, webhooks })
     }
 
     async fn mutate(
         self,
-        hooks: webhooks::Hooks,
+        hooks: Hooks,
         server: &ApiServer,
         call: &mut Call,
         object: &mut Value,
         old: Option<&Value>,
     ) -> Result<()> {
-        let mut rounds = Rounds::default();
+        let mut rounds = [Rounds::default(), Rounds::default()];
         if !self.round(&hooks, server, call, object, old, &mut rounds).await? {
             return Ok(());
         }
-        // Plugins look at what webhooks made, and webhooks that want to at what came after them.
+        // Plugins look at what policies and webhooks made, and those of them that want to at what came after them.
         self.ask(server, call, object, old, Chain::admit)?;
         self.round(&hooks, server, call, object, old, &mut rounds).await?;
         Ok(())
@@ -155,21 +172,21 @@ impl Attributes<'_> {
 
     async fn round(
         &self,
-        hooks: &webhooks::Hooks,
+        hooks: &Hooks,
         server: &ApiServer,
         call: &mut Call,
         object: &mut Value,
         old: Option<&Value>,
-        rounds: &mut Rounds,
+        rounds: &mut [Rounds; 2],
     ) -> Result<bool> {
         let mut shown = Shown::of(self, call, object, old);
         let kept = (self.operation == Operation::Create && self.subresource.is_empty()).then(|| hide(object));
         let name =
             kept.as_ref().and_then(|kept| kept.get("name")).map_or_else(|| meta::name(object), |_| "").to_owned();
-        let outcome = {
+        let outcome: Result<bool> = {
             let attempt = self.attempt(server, call, &name);
             let (shown, old) = shown.both(object, old);
-            webhooks::mutate(hooks, &attempt, shown, old, rounds).await
+            hooks.mutate(&attempt, shown, old, rounds).await
         };
         if let Some(kept) = kept {
             meta::metadata_mut(object).extend(kept);
@@ -229,6 +246,44 @@ impl Attributes<'_> {
         }
         options
     }
+}
+
+/// Who has a say in a write, besides the built-in plugins.
+#[derive(Default)]
+struct Hooks {
+    policies: Option<policies::Hooks>,
+    webhooks: Option<webhooks::Hooks>,
+}
+
+impl Hooks {
+    fn is_empty(&self) -> bool {
+        self.policies.is_none() && self.webhooks.is_none()
+    }
+
+    /// `rounds` are those of policies and of webhooks.
+    async fn mutate(
+        &self,
+        attempt: &Attempt<'_>,
+        object: &mut Value,
+        old: Option<&Value>,
+        [of_policies, of_webhooks]: &mut [Rounds; 2],
+    ) -> Result<bool> {
+        let mut changed = false;
+        if let Some(hooks) = &self.policies {
+            changed |= policies::mutate(hooks, attempt, object, old, of_policies).await?;
+        }
+        if let Some(hooks) = &self.webhooks {
+            changed |= webhooks::mutate(hooks, attempt, object, old, of_webhooks).await?;
+        }
+        Ok(changed)
+    }
+}
+
+/// Where nobody knows who has a say in a write, it is refused.
+fn unreadable(call: &Call, object: &Value, error: &store::Error) -> StatusError {
+    tracing::error!(%error, "cannot read what admission is configured with");
+    let name = if call.info.name.is_empty() { meta::name(object) } else { &call.info.name };
+    StatusError::forbidden(&call.row.group_resource(), name, "not yet ready to handle request")
 }
 
 /// Takes out of a new object what upstream sets only after mutating admission. To be put back.

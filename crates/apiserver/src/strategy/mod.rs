@@ -4,6 +4,8 @@
 //! happens after a commit is a controller's work.
 
 mod account;
+mod admission;
+mod admission_params;
 mod aggregation;
 mod certificates;
 mod common;
@@ -237,6 +239,7 @@ impl Strategies {
             workloads::strategies(),
             events::strategies(),
             account::strategies(&services),
+            admission::strategies(&services),
             aggregation::strategies(),
             certificates::strategies(),
             config::strategies(),

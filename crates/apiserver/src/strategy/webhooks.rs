@@ -45,7 +45,8 @@ impl Strategy for Webhooks {
     }
 }
 
-fn validate_rule(rule: &Value, at: &Path, errors: &mut ErrorList) {
+/// A `Rule`, but for what is data: wildcards stand alone.
+pub fn validate_rule(rule: &Value, at: &Path, errors: &mut ErrorList) {
     for (list, what) in [("operations", "operations"), ("apiGroups", "API groups"), ("apiVersions", "API versions")] {
         let values = meta::strings(rule.get(list));
         if values.len() > 1 && values.contains(&"*") {

@@ -12,6 +12,7 @@ mod kinds;
 mod linear;
 mod lists;
 mod owners;
+mod policies;
 mod watches;
 mod webhooks;
 mod writes;

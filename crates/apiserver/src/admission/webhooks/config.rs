@@ -19,11 +19,7 @@ pub struct Hook {
     pub name: String,
     /// Tells hooks apart: configuration, place in it, name.
     pub id: String,
-    pub rules: Vec<Rule>,
-    /// `matchPolicy: Exact`: other versions of a resource are none of its business.
-    pub exact: bool,
-    pub namespaces: LabelSelector,
-    pub objects: LabelSelector,
+    pub criteria: Criteria,
     /// Compiled, or why a condition cannot be: such a hook's failure policy decides about every write that it matches.
     pub conditions: Vec<Result<Expression, String>>,
     /// `failurePolicy: Ignore`
@@ -38,7 +34,55 @@ pub struct Hook {
     pub client: Option<backend::Config>,
 }
 
-/// A `RuleWithOperations`.
+/// Which writes something is for, webhook or policy, before any condition is asked (`MatchResources`).
+#[derive(Debug)]
+pub struct Criteria {
+    pub rules: Vec<Rule>,
+    /// Writes that are left out, whatever `rules` says (policies only).
+    pub excluded: Vec<Rule>,
+    /// No rule at all is for everything (policies), and not for nothing (webhooks).
+    pub all_without_rules: bool,
+    /// `matchPolicy: Exact`: other versions of a resource are none of its business.
+    pub exact: bool,
+    pub namespaces: LabelSelector,
+    pub objects: LabelSelector,
+}
+
+impl Criteria {
+    /// What a policy's `matchConstraints` or its binding's `matchResources` say.
+    pub fn of_policy(resources: &Value) -> Self {
+        let rules = |key: &str| resources[key].as_array().into_iter().flatten().map(rule).collect();
+        Criteria {
+            rules: rules("resourceRules"),
+            excluded: rules("excludeResourceRules"),
+            all_without_rules: true,
+            exact: meta::str_at(resources, &["matchPolicy"]) == "Exact",
+            namespaces: selector(resources, "namespaceSelector"),
+            objects: selector(resources, "objectSelector"),
+        }
+    }
+
+    fn of_webhook(hook: &Value) -> Self {
+        Criteria {
+            rules: hook["rules"].as_array().into_iter().flatten().map(rule).collect(),
+            excluded: Vec::new(),
+            all_without_rules: false,
+            exact: meta::str_at(hook, &["matchPolicy"]) == "Exact",
+            namespaces: selector(hook, "namespaceSelector"),
+            objects: selector(hook, "objectSelector"),
+        }
+    }
+}
+
+fn selector(from: &Value, key: &str) -> LabelSelector {
+    match from.get(key) {
+        None | Some(Value::Null) => LabelSelector::from_requirements(Vec::new()),
+        // Stored ones are valid; one that is not matches nothing.
+        Some(selector) => LabelSelector::from_value(selector).unwrap_or(LabelSelector::NOTHING),
+    }
+}
+
+/// A `RuleWithOperations`, or a `NamedRuleWithOperations`.
 #[derive(Debug)]
 pub struct Rule {
     pub operations: Vec<String>,
@@ -47,6 +91,8 @@ pub struct Rule {
     /// `pods`, `pods/status`, `*`, `*/*`, …
     pub resources: Vec<String>,
     pub scope: Option<Scope>,
+    /// `resourceNames`: empty for any.
+    pub names: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,21 +110,13 @@ pub fn hooks(configuration: &Value) -> Vec<Arc<Hook>> {
 
 fn compile(configuration: &str, index: usize, hook: &Value) -> Hook {
     let text = |key: &str| meta::str_at(hook, &[key]);
-    let selector = |key: &str| match hook.get(key) {
-        None | Some(Value::Null) => LabelSelector::from_requirements(Vec::new()),
-        // Stored ones are valid; one that is not matches nothing.
-        Some(selector) => LabelSelector::from_value(selector).unwrap_or(LabelSelector::NOTHING),
-    };
     let conditions = hook["matchConditions"].as_array().into_iter().flatten();
     let seconds = hook["timeoutSeconds"].as_u64().unwrap_or(10);
     let versions = meta::strings(hook.get("admissionReviewVersions"));
     Hook {
         name: text("name").to_owned(),
         id: format!("{configuration}/{index}/{}", text("name")),
-        rules: hook["rules"].as_array().into_iter().flatten().map(rule).collect(),
-        exact: text("matchPolicy") == "Exact",
-        namespaces: selector("namespaceSelector"),
-        objects: selector("objectSelector"),
+        criteria: Criteria::of_webhook(hook),
         conditions: conditions
             .map(|condition| Expression::compile(meta::str_at(condition, &["expression"]), &VARIABLES))
             .collect(),
@@ -108,6 +146,7 @@ fn rule(rule: &Value) -> Rule {
         versions: list("apiVersions"),
         resources: list("resources"),
         scope,
+        names: list("resourceNames"),
     }
 }
 

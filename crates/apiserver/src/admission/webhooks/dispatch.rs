@@ -16,14 +16,19 @@ use crate::registry::convert;
 /// What is remembered between the two rounds of mutating admission (`webhookReinvokeContext`).
 #[derive(Default)]
 pub struct Rounds {
-    again: bool,
-    last: Option<Value>,
-    invoked: Vec<String>,
-    due: Vec<String>,
+    /// It is the second round.
+    pub again: bool,
+    /// What the first round left.
+    pub last: Option<Value>,
+    /// Who was called, and wants to be again if anything changes.
+    pub invoked: Vec<String>,
+    /// Who is to be called in the second round.
+    pub due: Vec<String>,
 }
 
 impl Rounds {
-    fn all_due(&mut self) {
+    /// Something has changed after all who were called so far.
+    pub fn all_due(&mut self) {
         self.due.append(&mut self.invoked);
     }
 }
@@ -42,7 +47,7 @@ pub async fn mutate(
     }
     let mut any = false;
     for hook in hooks.iter() {
-        let Some(row) = matching::called_as(hook, attempt, object, old)? else { continue };
+        let Some(row) = matching::called_as(&hook.criteria, attempt, object, old)? else { continue };
         let (shown, shown_old) = versions(attempt, &row, object, old).await?;
         if !matching::conditions_hold(hook, attempt, &row, &shown, shown_old.as_ref())? {
             continue;
@@ -80,7 +85,7 @@ pub async fn validate(hooks: &Hooks, attempt: &Attempt<'_>, object: &Value, old:
     }
     let mut concerned = Vec::new();
     for hook in hooks.iter() {
-        let Some(row) = matching::called_as(hook, attempt, object, old)? else { continue };
+        let Some(row) = matching::called_as(&hook.criteria, attempt, object, old)? else { continue };
         let (object, old) = versions(attempt, &row, object, old).await?;
         if matching::conditions_hold(hook, attempt, &row, &object, old.as_ref())? {
             concerned.push(Asked { hook, row, object, old });
@@ -96,7 +101,7 @@ pub async fn validate(hooks: &Hooks, attempt: &Attempt<'_>, object: &Value, old:
 }
 
 /// The objects in the version that a hook is called with.
-async fn versions(
+pub async fn versions(
     attempt: &Attempt<'_>,
     row: &Arc<ResourceRow>,
     object: &Value,
@@ -127,18 +132,34 @@ async fn convert(
 
 /// A patched object as one of the attempt's own row again: known fields, right types, defaults.
 async fn fit(attempt: &Attempt<'_>, row: &Arc<ResourceRow>, mut patched: Value) -> Result<Value> {
+    complete(attempt, row, &mut patched)?;
+    back(attempt, row, patched).await
+}
+
+/// Whether what is written is of another kind than the resource, as of most subresources that are not its own parts.
+fn has_own_body(attempt: &Attempt<'_>) -> bool {
     let own = attempt.row();
-    let body = own.subresource(attempt.subresource).filter(|sub| *sub.kind != *own.kind);
-    if body.is_some() {
-        return Ok(patched);
+    own.subresource(attempt.subresource).is_some_and(|sub| *sub.kind != *own.kind)
+}
+
+/// Gives a patched object of `row` what a decoded one has: known fields, right types, defaults.
+pub fn complete(attempt: &Attempt<'_>, row: &Arc<ResourceRow>, patched: &mut Value) -> Result<()> {
+    if has_own_body(attempt) {
+        return Ok(());
     }
-    row.check(&mut patched, &apimachinery::schema::decode::Duplicates::default(), FieldValidation::Ignore)
+    row.check(patched, &apimachinery::schema::decode::Duplicates::default(), FieldValidation::Ignore)
         .map_err(StatusError::internal)?;
-    crate::registry::set_defaults(attempt.server, row, &mut patched);
-    if row.version == own.version && row.group == own.group {
-        return Ok(patched);
+    crate::registry::set_defaults(attempt.server, row, patched);
+    Ok(())
+}
+
+/// An object of `row` as one of the attempt's own row.
+pub async fn back(attempt: &Attempt<'_>, row: &Arc<ResourceRow>, object: Value) -> Result<Value> {
+    let own = attempt.row();
+    if has_own_body(attempt) || row.version == own.version && row.group == own.group {
+        return Ok(object);
     }
-    convert(attempt, row, own, patched).await
+    convert(attempt, row, own, object).await
 }
 
 /// A failed call is the failure policy's affair: `None` where it is ignored.

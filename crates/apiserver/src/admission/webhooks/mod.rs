@@ -4,10 +4,10 @@
 //! speaks of waits for nothing.
 
 mod config;
-mod dispatch;
-mod matching;
+pub(super) mod dispatch;
+pub(super) mod matching;
 mod outcome;
-mod review;
+pub(super) mod review;
 #[cfg(test)]
 mod tests;
 
@@ -18,7 +18,7 @@ use apimachinery::Value;
 use apimachinery::resource::ResourceRow;
 use parking_lot::Mutex;
 
-pub use config::{Hook, VARIABLES, exempt};
+pub use config::{Criteria, Hook, VARIABLES, exempt};
 pub use dispatch::{Rounds, mutate, validate};
 pub use outcome::Tally;
 
@@ -53,11 +53,12 @@ impl Webhooks {
         Webhooks { view, index: Mutex::default(), backends, tally: Tally::default() }
     }
 
-    /// The hooks of a phase; none for nearly every cluster.
-    pub fn of(&self, phase: Phase) -> Option<Hooks> {
+    /// The hooks of a phase; none for nearly every cluster. Fails where the configurations cannot be read: what they would refuse
+    /// must not pass for it.
+    pub fn of(&self, phase: Phase) -> Result<Option<Hooks>, store::Error> {
         let mut index = self.index.lock();
-        let hooks = &index.fresh(&self.view).phases[phase as usize].hooks;
-        (!hooks.is_empty()).then(|| hooks.clone())
+        let hooks = &index.checked(&self.view)?.phases[phase as usize].hooks;
+        Ok((!hooks.is_empty()).then(|| hooks.clone()))
     }
 }
 
@@ -113,7 +114,8 @@ impl Attempt<'_> {
         &self.call.info.namespace
     }
 
-    fn is_namespaces(&self) -> bool {
+    /// Whether the write is of namespaces themselves.
+    pub fn is_namespaces(&self) -> bool {
         self.row().group.is_empty() && &*self.row().plural == "namespaces"
     }
 }

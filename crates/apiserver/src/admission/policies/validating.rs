@@ -1,0 +1,332 @@
+//! Validating policies: what they say of an object as it would be stored, and what their bindings make of that.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use apimachinery::Value;
+use apimachinery::status::{Cause, Result, StatusError};
+use serde_json::json;
+
+use super::config::{Binding, Policy};
+use super::expressions::{BUDGET, Evaluation, Fault, Inputs, Outcome};
+use super::found::{self, Found, Invocation};
+use super::metrics::error_type;
+use super::{Attempt, Hooks, conditions};
+use crate::admission::webhooks::{matching, review};
+
+/// A `messageExpression`'s outcome that is longer, in bytes, is not used.
+const MAX_MESSAGE_BYTES: usize = 5 * 1024;
+/// An audit annotation's value is cut off after as many bytes.
+const MAX_ANNOTATION_BYTES: usize = 10 * 1024;
+
+/// What one validation, or a policy as a whole, came to.
+struct Decision {
+    denied: bool,
+    /// Why nothing could be decided, if so; then the failure policy has decided.
+    failed: bool,
+    message: String,
+    reason: String,
+    took: Duration,
+}
+
+impl Decision {
+    fn failure(policy: &Policy, message: &str) -> Self {
+        let took = Duration::ZERO;
+        Decision { denied: !policy.fails_open, failed: true, message: message.to_owned(), reason: String::new(), took }
+    }
+
+    /// As upstream, a plain refusal counts as `invalid_error`.
+    fn error_type(&self) -> &'static str {
+        error_type((self.denied || self.failed).then_some(&*self.message))
+    }
+}
+
+/// What an audit annotation came to, by its key.
+enum Note {
+    Value(String),
+    Nothing,
+    Failed(String),
+}
+
+#[derive(Default)]
+struct Verdict {
+    decisions: Vec<Decision>,
+    notes: Vec<(String, Note)>,
+}
+
+/// A refusal, kept until all policies have been asked: the first is told.
+struct Refusal {
+    policy: Arc<Policy>,
+    binding: Option<Arc<Binding>>,
+    message: String,
+    reason: String,
+}
+
+/// Asks all policies about the object as it would be stored.
+pub async fn validate(hooks: &Hooks, attempt: &Attempt<'_>, object: &Value, old: Option<&Value>) -> Result<()> {
+    let found = found::find(hooks, attempt, object, old).await;
+    if found.is_empty() {
+        return Ok(());
+    }
+    let namespace = found::namespace(attempt)?;
+    let mut enforcer = Enforcer { attempt, refusals: Vec::new(), notes: BTreeMap::new() };
+    for found in found {
+        match found {
+            Found::Fault(fault) if fault.policy.fails_open => {}
+            Found::Fault(fault) => enforcer.refusals.push(Refusal {
+                policy: fault.policy,
+                binding: fault.binding,
+                message: fault.message,
+                reason: String::new(),
+            }),
+            Found::Invocation(invocation) => {
+                let verdict = judge(&invocation, attempt, object, old, &namespace).await;
+                enforcer.enforce(&invocation, verdict);
+            }
+        }
+    }
+    enforcer.publish();
+    match enforcer.refusals.first() {
+        None => Ok(()),
+        Some(refusal) => Err(refusal.error(attempt, object)),
+    }
+}
+
+async fn judge(
+    invocation: &Invocation,
+    attempt: &Attempt<'_>,
+    object: &Value,
+    old: Option<&Value>,
+    namespace: &Value,
+) -> Verdict {
+    let shown = match found::shown(attempt, &invocation.row, object, old).await {
+        Ok(shown) => shown,
+        Err(error) => {
+            let why = format!("failed to configure binding: failed to convert object version: {}", error.message);
+            return Verdict { decisions: vec![Decision::failure(&invocation.policy, &why)], notes: Vec::new() };
+        }
+    };
+    let (object, old) = match &shown {
+        Some((object, old)) => (object, old.as_ref()),
+        None => (object, old),
+    };
+    let request = matching::bare(review::request(attempt, &invocation.row, "", &Value::Null, None));
+    let inputs = Inputs {
+        object,
+        old: old.unwrap_or(&Value::Null),
+        request: &request,
+        namespace,
+        params: invocation.params.as_ref().unwrap_or(&Value::Null),
+        authorizer: &attempt.server.authorizer,
+        user: &attempt.call.user,
+    };
+    evaluate(&invocation.policy, &inputs)
+}
+
+fn evaluate(policy: &Policy, inputs: &Inputs<'_>) -> Verdict {
+    let failure = |why: &str| Verdict { decisions: vec![Decision::failure(policy, why)], notes: Vec::new() };
+    match conditions(policy, inputs) {
+        Ok(true) => {}
+        Ok(false) => return Verdict::default(),
+        Err(why) => return failure(&why),
+    }
+    let mut outcomes = Vec::with_capacity(policy.validations.len());
+    let evaluation = Evaluation::new(&policy.environment, inputs, BUDGET);
+    for validation in &policy.validations {
+        let started = Instant::now();
+        match evaluation.run(&validation.expression) {
+            Err(fault @ Fault::Budget) => return failure(fault.message()),
+            outcome => outcomes.push((outcome, started.elapsed())),
+        }
+    }
+    let messages = messages(policy, inputs, evaluation.budget());
+    let decisions =
+        policy.validations.iter().zip(outcomes).enumerate().map(|(index, (validation, (outcome, took)))| {
+            let decision = match (outcome, &messages) {
+                (Err(fault), _) => Decision::failure(policy, fault.message()),
+                (Ok(_), Err(fault)) => {
+                    Decision::failure(policy, &format!("failed messageExpression: {}", fault.message()))
+                }
+                (Ok(Outcome::Bool(true)), _) => {
+                    Decision { denied: false, failed: false, message: String::new(), reason: String::new(), took }
+                }
+                (Ok(_), Ok(messages)) => {
+                    let made = messages[index].as_deref().and_then(usable);
+                    let written = Some(validation.message.trim()).filter(|text| !text.is_empty());
+                    let message = made.or(written).map_or_else(
+                        || format!("failed expression: {}", validation.expression.source().trim()),
+                        str::to_owned,
+                    );
+                    Decision { denied: true, failed: false, message, reason: validation.reason.clone(), took }
+                }
+            };
+            Decision { took, ..decision }
+        });
+    let decisions = decisions.collect();
+    match notes(policy, inputs) {
+        Ok(notes) => Verdict { decisions, notes },
+        Err(fault) => failure(fault.message()),
+    }
+}
+
+/// What the validations' message expressions come to, at the place of each; `None` where there is none or it has failed.
+fn messages(policy: &Policy, inputs: &Inputs<'_>, budget: u64) -> Result<Vec<Option<String>>, Fault> {
+    let evaluation = Evaluation::new(&policy.environment, inputs, budget);
+    let message = |compiled| match evaluation.run(compiled) {
+        Ok(Outcome::Text(text)) => Ok(Some(text)),
+        Ok(_) => Ok(None),
+        Err(Fault::Expression(why)) => {
+            tracing::debug!(policy = policy.name, why, "error while evaluating messageExpression");
+            Ok(None)
+        }
+        Err(fault @ Fault::Budget) => Err(fault),
+    };
+    let each = policy.validations.iter().map(|validation| &validation.message_expression);
+    each.map(|compiled| compiled.as_ref().map_or(Ok(None), message)).collect()
+}
+
+/// A message that may be told: one line, and not too long.
+fn usable(message: &str) -> Option<&str> {
+    let message = message.trim();
+    let fits = !message.is_empty() && message.len() <= MAX_MESSAGE_BYTES && !message.contains('\n');
+    fits.then_some(message)
+}
+
+fn notes(policy: &Policy, inputs: &Inputs<'_>) -> Result<Vec<(String, Note)>, Fault> {
+    if policy.annotations.is_empty() {
+        return Ok(Vec::new());
+    }
+    let evaluation = Evaluation::new(&policy.environment, inputs, BUDGET);
+    let each = policy.annotations.iter().map(|annotation| {
+        let note = match evaluation.run(&annotation.value) {
+            Ok(Outcome::Text(text)) if !text.trim().is_empty() => Note::Value(text.trim().to_owned()),
+            Ok(Outcome::Text(_) | Outcome::Null) => Note::Nothing,
+            Ok(other) => Note::Failed(format!(
+                "valueExpression '{}' resulted in unsupported return type: {}. Return type must be either string or null.",
+                annotation.value.source(),
+                other.type_name(),
+            )),
+            Err(Fault::Expression(_)) if policy.fails_open => Note::Nothing,
+            Err(Fault::Expression(why)) => Note::Failed(why),
+            Err(fault @ Fault::Budget) => return Err(fault),
+        };
+        Ok((annotation.key.clone(), note))
+    });
+    each.collect()
+}
+
+/// Does what bindings say with what policies said.
+struct Enforcer<'a> {
+    attempt: &'a Attempt<'a>,
+    refusals: Vec<Refusal>,
+    /// Audit annotations: by policy and key, the values in the order in which they came, each once.
+    notes: BTreeMap<String, Vec<String>>,
+}
+
+impl Enforcer<'_> {
+    fn enforce(&mut self, invocation: &Invocation, verdict: Verdict) {
+        let (policy, binding) = (&invocation.policy, &invocation.binding);
+        let tally = &self.attempt.server.policies.tally;
+        for (index, decision) in verdict.decisions.into_iter().enumerate() {
+            let observe =
+                |action| tally.validated(&policy.name, &binding.name, decision.error_type(), action, decision.took);
+            if !decision.denied {
+                if decision.failed {
+                    observe("allow");
+                }
+                continue;
+            }
+            for action in &binding.actions {
+                match action.as_str() {
+                    "Deny" => {
+                        observe("deny");
+                        self.refusals.push(Refusal::of(invocation, &decision.message, &decision.reason));
+                    }
+                    "Audit" => {
+                        observe("audit");
+                        self.annotate_failure(invocation, index, &decision);
+                    }
+                    "Warn" => {
+                        observe("warn");
+                        let what = format!(
+                            "Validation failed for ValidatingAdmissionPolicy '{}' with binding '{}': {}",
+                            policy.name, binding.name, decision.message
+                        );
+                        self.attempt.call.warnings.extend([what]);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        for (key, note) in verdict.notes {
+            match note {
+                Note::Nothing => {}
+                Note::Value(value) => self.note(&format!("{}/{key}", policy.name), value),
+                Note::Failed(why) => {
+                    let kind = error_type(Some(&why));
+                    tally.validated(&policy.name, &binding.name, kind, "deny", Duration::ZERO);
+                    self.refusals.push(Refusal::of(invocation, &why, ""));
+                }
+            }
+        }
+    }
+
+    fn annotate_failure(&self, invocation: &Invocation, index: usize, decision: &Decision) {
+        let value = json!([{
+            "message": decision.message,
+            "policy": invocation.policy.name,
+            "binding": invocation.binding.name,
+            "expressionIndex": index,
+            "validationActions": invocation.binding.actions,
+        }]);
+        let key = "validation.policy.admission.k8s.io/validation_failure";
+        self.attempt.call.warnings.annotate(key, &value.to_string());
+    }
+
+    fn note(&mut self, key: &str, mut value: String) {
+        let end = (0..=value.len().min(MAX_ANNOTATION_BYTES)).rev().find(|end| value.is_char_boundary(*end));
+        value.truncate(end.unwrap_or_default());
+        let known = self.notes.entry(key.to_owned()).or_default();
+        if !known.contains(&value) {
+            known.push(value);
+        }
+    }
+
+    fn publish(&self) {
+        for (key, values) in &self.notes {
+            self.attempt.call.warnings.annotate(key, &values.join(", "));
+        }
+    }
+}
+
+impl Refusal {
+    fn of(invocation: &Invocation, message: &str, reason: &str) -> Self {
+        Refusal {
+            policy: invocation.policy.clone(),
+            binding: Some(invocation.binding.clone()),
+            message: message.to_owned(),
+            reason: reason.to_owned(),
+        }
+    }
+
+    fn error(&self, attempt: &Attempt<'_>, object: &Value) -> StatusError {
+        let policy = &self.policy.name;
+        let who = match &self.binding {
+            Some(binding) => format!("ValidatingAdmissionPolicy '{policy}' with binding '{}'", binding.name),
+            None => format!("ValidatingAdmissionPolicy '{policy}'"),
+        };
+        let message = format!("{who} denied request: {}", self.message);
+        let mut error = found::forbidden(attempt, object, &message);
+        (error.reason, error.code) = match self.reason.as_str() {
+            "Forbidden" => ("Forbidden", 403),
+            "Unauthorized" => ("Unauthorized", 401),
+            "RequestEntityTooLarge" => ("RequestEntityTooLarge", 413),
+            _ => ("Invalid", 422),
+        };
+        if let Some(details) = &mut error.details {
+            details.causes.push(Cause { message, ..Cause::default() });
+        }
+        error
+    }
+}
