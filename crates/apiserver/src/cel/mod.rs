@@ -3,20 +3,25 @@
 //! Kubernetes' extension functions are those of `kube-cel`. Must not know: admission, what the variables mean.
 
 mod authorizer;
+mod objects;
 #[cfg(test)]
 mod tests;
 mod value;
 
 use kube_cel::KubeCelExt as _;
+use kube_cel::cel::common::ast::IdedExpr;
 use kube_cel::cel::{Context, Program, Value as CelValue};
 
 pub use authorizer::authorizer;
-pub use value::from_json;
+pub use objects::TYPE;
+pub use value::{from_json, to_json};
 
 /// An expression that can be evaluated.
 pub struct Expression {
     source: Box<str>,
     program: Program,
+    /// What is evaluated.
+    tree: IdedExpr,
 }
 
 impl std::fmt::Debug for Expression {
@@ -47,13 +52,23 @@ impl Expression {
     /// Parses `source`, whose free variables must be among `variables`. The error is worded as cel-go's issues, which upstream
     /// reports.
     pub fn compile(source: &str, variables: &[&str]) -> Result<Self, String> {
+        Self::compile_making(source, variables, |_| false)
+    }
+
+    /// As [`Expression::compile`], of an expression that may make objects of those types that `makes` knows. Their values are maps that
+    /// have their type's name as [`TYPE`].
+    pub fn compile_making(source: &str, variables: &[&str], makes: fn(&str) -> bool) -> Result<Self, String> {
         let program = Program::compile(source).map_err(|errors| errors.to_string().replace("\n| ", "\n | "))?;
         let mut unknown: Vec<&str> = value::free_variables(program.expression());
         unknown.retain(|name| !variables.contains(name) && !TYPES.contains(name) && !name.starts_with('@'));
-        match unknown.first() {
-            None => Ok(Expression { source: source.into(), program }),
-            Some(name) => Err(undeclared(source, name)),
+        if let Some(name) = unknown.first() {
+            return Err(undeclared(source, name));
         }
+        if let Some(name) = objects::types(program.expression()).iter().find(|name| !makes(name)) {
+            return Err(undeclared(source, name));
+        }
+        let tree = objects::as_maps(program.expression());
+        Ok(Expression { source: source.into(), program, tree })
     }
 
     pub fn source(&self) -> &str {
@@ -72,7 +87,7 @@ impl Expression {
             for (name, value) in variables {
                 scope.add_variable_from_value(*name, value.clone());
             }
-            self.program.execute(&scope).map_err(|error| value::words(&error))
+            CelValue::resolve(&self.tree, &scope).map_err(|error| value::words(&error))
         })
     }
 

@@ -27,6 +27,27 @@ pub fn from_json(value: &Value) -> CelValue {
     }
 }
 
+/// A value as JSON; none of what JSON has no form for.
+pub fn to_json(value: &CelValue) -> Option<Value> {
+    Some(match value {
+        CelValue::Null => Value::Null,
+        CelValue::Bool(flag) => Value::Bool(*flag),
+        CelValue::Int(number) => Value::from(*number),
+        CelValue::UInt(number) => Value::from(*number),
+        CelValue::Float(number) => Value::Number(serde_json::Number::from_f64(*number)?),
+        CelValue::String(text) => Value::String(text.to_string()),
+        CelValue::List(items) => Value::Array(items.iter().map(to_json).collect::<Option<_>>()?),
+        CelValue::Map(map) => {
+            let entry = |(key, value): (&Key, &CelValue)| match key {
+                Key::String(key) => Some((key.to_string(), to_json(value)?)),
+                _ => None,
+            };
+            Value::Object(map.map.iter().map(entry).collect::<Option<_>>()?)
+        }
+        _ => return None,
+    })
+}
+
 /// An error of evaluation in cel-go's words, where those are known.
 pub fn words(error: &ExecutionError) -> String {
     match error {

@@ -141,12 +141,8 @@ impl Attributes<'_> {
             return Ok(Hooks::default());
         }
         let unreadable = |error| unreadable(call, object, &error);
-        // The engine cannot make the objects that mutating policies consist of yet.
-        let policies = if phase == Phase::Mutating || policies::exempt(&call.row) {
-            None
-        } else {
-            server.policies.of(phase, &call.row).map_err(unreadable)?
-        };
+        let policies =
+            if policies::exempt(&call.row) { None } else { server.policies.of(phase, &call.row).map_err(unreadable)? };
         let webhooks =
             if webhooks::exempt(&call.row) { None } else { server.webhooks.of(phase).map_err(unreadable)? };
         Ok(Hooks { policies, webhooks })

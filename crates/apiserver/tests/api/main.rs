@@ -11,6 +11,7 @@ mod hookserver;
 mod kinds;
 mod linear;
 mod lists;
+mod mutations;
 mod owners;
 mod policies;
 mod watches;

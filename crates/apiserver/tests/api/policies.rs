@@ -374,6 +374,9 @@ async fn policies_must_fit(api: Api) {
     let unknown = faults(policy("p", json!([{"expression": "params.x"}]))).await;
     let expected = "undeclared reference to 'params' (in container '')";
     assert!(unknown.contains(expected), "{unknown}");
+    // Only mutations make objects.
+    let object = faults(policy("p", json!([{"expression": "Object{a: 1} != null"}]))).await;
+    assert!(object.contains("undeclared reference to 'Object' (in container '')"), "{object}");
     let unauthorized = faults(policy("p", json!([{"expression": "true", "messageExpression": "authorizer"}]))).await;
     assert!(unauthorized.contains("spec.validations[0].messageExpression: Invalid value"), "{unauthorized}");
     let mut wrong = policy(

@@ -66,17 +66,17 @@ impl Environment {
 
     /// Makes a variable known to the expressions that are compiled after it. The error is why it does not compile; it is known all the same.
     pub fn add_variable(&mut self, name: &str, source: &str) -> Result<(), String> {
-        let compiled = self.compile_as(source, true);
+        let compiled = self.compile_as(source, true, false);
         let fault = compiled.fault().map(str::to_owned);
         self.variables.push((name.into(), compiled));
         fault.map_or(Ok(()), Err)
     }
 
     pub fn compile(&self, source: &str, want: Want) -> Compiled {
-        self.compile_as(source, want != Want::Message)
+        self.compile_as(source, want != Want::Message, matches!(want, Want::ApplyConfiguration | Want::JsonPatch))
     }
 
-    fn compile_as(&self, source: &str, authorizer: bool) -> Compiled {
+    fn compile_as(&self, source: &str, authorizer: bool, makes_objects: bool) -> Compiled {
         let mut names = vec!["object", "oldObject", "request", "namespaceObject"];
         if self.is_composed {
             names.push("variables");
@@ -87,9 +87,16 @@ impl Environment {
         if authorizer {
             names.push("authorizer");
         }
-        let program = Expression::compile(source, &names).map_err(|why| format!("compilation failed: {why}"));
+        let makes = if makes_objects { is_patch_type } else { |_: &str| false };
+        let program =
+            Expression::compile_making(source, &names, makes).map_err(|why| format!("compilation failed: {why}"));
         Compiled { source: source.into(), program }
     }
+}
+
+/// The types that mutations are made of.
+fn is_patch_type(name: &str) -> bool {
+    name == "JSONPatch" || name == "Object" || name.starts_with("Object.")
 }
 
 /// What a policy is evaluated over.
@@ -108,7 +115,6 @@ pub struct Inputs<'a> {
 
 /// What an expression came to.
 #[derive(Debug, PartialEq)]
-#[expect(dead_code, reason = "the engine has no objects yet")]
 pub enum Outcome {
     Bool(bool),
     Text(String),
@@ -191,6 +197,7 @@ impl<'a> Evaluation<'a> {
             CelValue::Bool(flag) => Outcome::Bool(flag),
             CelValue::String(text) => Outcome::Text(text.to_string()),
             CelValue::Null => Outcome::Null,
+            value @ (CelValue::Map(_) | CelValue::List(_)) => mutation(&value)?,
             other => Outcome::Other(other.type_of().to_string()),
         })
     }
@@ -227,6 +234,52 @@ impl<'a> Evaluation<'a> {
                     .map_err(|why| format!("composited variable {name:?} fails to evaluate: {why}")),
             })
             .clone()
+    }
+}
+
+/// What a mutation's expression has made, without the marks of types, which must be those of the places where the objects stand.
+fn mutation(value: &CelValue) -> Result<Outcome, Fault> {
+    let json = cel::to_json(value).ok_or_else(|| {
+        Fault::Expression("JSONPath valueExpression evaluated to a type that could not marshal to JSON".to_owned())
+    })?;
+    let mut faults = Vec::new();
+    let plain = match json {
+        Value::Array(operations) => {
+            operations.into_iter().map(|operation| unmarked(operation, None, &mut faults)).collect()
+        }
+        Value::Object(made) if made.contains_key(cel::TYPE) => unmarked(Value::Object(made), None, &mut faults),
+        _ => return Ok(Outcome::Other("map".to_owned())),
+    };
+    if faults.is_empty() {
+        return Ok(Outcome::Json(plain));
+    }
+    Err(Fault::Expression(format!("type mismatch: {}", faults.join("\n"))))
+}
+
+/// `place`: the type that an object must have here; `None` for any, as the values of a patch's operations.
+fn unmarked(value: Value, place: Option<&str>, faults: &mut Vec<String>) -> Value {
+    match value {
+        Value::Object(mut map) => {
+            let Some(name) = map.remove(cel::TYPE) else {
+                let each = map.into_iter().map(|(key, value)| (key, unmarked(value, place, faults)));
+                return Value::Object(each.collect());
+            };
+            let name = name.as_str().unwrap_or_default();
+            if let Some(place) = place.filter(|place| *place != name) {
+                faults.push(format!(
+                    "unexpected type name {name:?}, expected {place:?}, which matches field name path from root Object type"
+                ));
+            }
+            let below = place.unwrap_or(name);
+            let is_patch = name == "JSONPatch";
+            let each = map.into_iter().map(|(key, value)| {
+                let place = format!("{below}.{key}");
+                (key, unmarked(value, (!is_patch).then_some(place.as_str()), faults))
+            });
+            Value::Object(each.collect())
+        }
+        Value::Array(items) => items.into_iter().map(|item| unmarked(item, place, faults)).collect(),
+        other => other,
     }
 }
 
