@@ -1,4 +1,4 @@
-//! Budgets, quotas, limits, priorities, runtimes, webhooks and flow control: kinds that rule over others.
+//! Budgets, quotas, limits, priorities, runtimes and flow control: kinds that rule over others.
 
 use std::sync::Arc;
 
@@ -10,7 +10,6 @@ use serde_json::json;
 use super::common::{Fixed, immutable, items, items_mut, path_of, set_default};
 use super::{Context, Family, Part, Strategy};
 
-const ADMISSION: &str = "admissionregistration.k8s.io";
 const FLOW: &str = "flowcontrol.apiserver.k8s.io";
 
 pub fn strategies() -> Family {
@@ -21,8 +20,6 @@ pub fn strategies() -> Family {
         ("scheduling.k8s.io", "priorityclasses", Arc::new(Priorities)),
         ("node.k8s.io", "runtimeclasses", Arc::new(Fixed(&[&["handler"]]))),
         ("coordination.k8s.io", "leases", Arc::new(Leases)),
-        (ADMISSION, "mutatingwebhookconfigurations", Arc::new(Webhooks)),
-        (ADMISSION, "validatingwebhookconfigurations", Arc::new(Webhooks)),
         (FLOW, "flowschemas", Arc::new(FlowSchemas)),
         (FLOW, "prioritylevelconfigurations", Arc::new(PriorityLevels)),
         ("autoscaling", "horizontalpodautoscalers", Arc::new(Autoscalers)),
@@ -162,76 +159,6 @@ impl Strategy for Leases {
     }
 }
 
-struct Webhooks;
-
-impl Strategy for Webhooks {
-    fn validate(&self, _cx: &Context<'_>, _part: Part, object: &Value, _old: Option<&Value>) -> ErrorList {
-        let mut errors = ErrorList::new();
-        for (index, hook) in items(object, "webhooks").enumerate() {
-            let at = Path::new("webhooks").index(index);
-            errors.extend(names::fully_qualified_name(&at.child("name"), meta::str_at(hook, &["name"])));
-            validate_client(&hook["clientConfig"], &at.child("clientConfig"), &mut errors);
-            for (index, rule) in items(hook, "rules").enumerate() {
-                validate_rule(rule, &at.child("rules").index(index), &mut errors);
-            }
-            let versions: Vec<&str> = items(hook, "admissionReviewVersions").filter_map(Value::as_str).collect();
-            if !versions.is_empty() && !versions.iter().any(|v| matches!(*v, "v1" | "v1beta1")) {
-                let why = "must include at least one of v1, v1beta1";
-                errors.push(Error::invalid(&at.child("admissionReviewVersions"), &json!(versions), why));
-            }
-        }
-        errors
-    }
-}
-
-fn validate_client(config: &Value, at: &Path, errors: &mut ErrorList) {
-    let given = |key: &str| config.get(key).filter(|v| !v.is_null());
-    let url = match (given("url"), given("service")) {
-        (Some(url), None) => url,
-        (None, Some(service)) => {
-            let path = meta::str_at(service, &["path"]);
-            if !path.is_empty() && !path.starts_with('/') {
-                let why = "must start with a '/'";
-                errors.push(Error::invalid(&at.child("service").child("path"), &json!(path), why));
-            }
-            return;
-        }
-        _ => return errors.push(Error::required(at, "exactly one of url or service is required")),
-    };
-    let text = url.as_str().unwrap_or_default();
-    if !text.starts_with("https://") {
-        let scheme = text.split_once("://").map_or("", |(scheme, _)| scheme);
-        let why = "'https' is the only allowed URL scheme; desired format: https://host[/path]";
-        errors.push(Error::invalid(&at.child("url"), &json!(scheme), why));
-    } else if text.contains(['?', '#']) {
-        let why = "query parameters are not permitted; desired format: https://host[/path]";
-        errors.push(Error::invalid(&at.child("url"), url, why));
-    }
-}
-
-/// `*` stands alone, and so does `*/*`.
-fn validate_rule(rule: &Value, at: &Path, errors: &mut ErrorList) {
-    for list in ["operations", "apiGroups", "apiVersions"] {
-        let values: Vec<&str> = items(rule, list).filter_map(Value::as_str).collect();
-        if values.len() > 1 && values.contains(&"*") {
-            let why = "if '*' is present, must not specify other ";
-            let what = if list == "operations" {
-                list
-            } else if list == "apiGroups" {
-                "API groups"
-            } else {
-                "API versions"
-            };
-            errors.push(Error::invalid(&at.child(list), &json!(values), &format!("{why}{what}")));
-        }
-    }
-    let resources: Vec<&str> = items(rule, "resources").filter_map(Value::as_str).collect();
-    if resources.len() > 1 && resources.contains(&"*/*") {
-        let why = "if '*/*' is present, must not specify other resources";
-        errors.push(Error::invalid(&at.child("resources"), &json!(resources), why));
-    }
-}
-
 struct FlowSchemas;
 
 impl Strategy for FlowSchemas {
@@ -311,18 +238,5 @@ mod tests {
         let item = &object["spec"]["limits"][0];
         assert_eq!(item["default"], json!({"memory": "1Gi", "cpu": "2"}));
         assert_eq!(item["defaultRequest"], json!({"memory": "1Gi", "cpu": "2"}));
-    }
-
-    #[test]
-    fn webhooks_are_reached_one_way() {
-        let check = |config: Value| {
-            let mut errors = ErrorList::new();
-            validate_client(&config, &Path::new("c"), &mut errors);
-            errors.iter().map(ToString::to_string).collect::<Vec<_>>()
-        };
-        assert_eq!(check(json!({})), ["c: Required value: exactly one of url or service is required"]);
-        assert!(check(json!({"url": "https://a/b"})).is_empty());
-        assert_eq!(check(json!({"url": "http://a"})).len(), 1);
-        assert_eq!(check(json!({"service": {"path": "x"}})).len(), 1);
     }
 }
