@@ -139,7 +139,8 @@ async fn policies_come_before_webhooks(api: Api) {
     let made = api.ok(&format!("POST {MAPS}"), config_map("m", "x")).await;
     assert_eq!(made["data"]["order"], "inwi");
     // Validating policies see what has become of it.
-    let validation = json!([{"expression": "object.data.order == 'inwi'", "messageExpression": "object.data.order"}]);
+    let validation =
+        json!([{"expression": "object.data.order == 'inwi'", "messageExpression": "string(object.data.order)"}]);
     let validating =
         json!({"metadata": {"name": "v"}, "spec": {"matchConstraints": maps(), "validations": validation}});
     api.ok(&format!("POST {ADMISSION}/validatingadmissionpolicies"), validating).await;

@@ -13,6 +13,7 @@ over_both!(
     failures_follow_the_policy,
     expressions_see_the_request,
     policies_must_fit,
+    params_must_be_readable_by_who_refers_to_them,
 );
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
@@ -67,7 +68,7 @@ async fn validations_refuse(api: Api) {
         {"expression": "object.data.key != 'forbidden'", "reason": "Forbidden", "message": "not allowed"},
         {"expression": "object.data.key != 'large'", "reason": "RequestEntityTooLarge"},
         {"expression": "object.data.key != 'lines'", "messageExpression": "'a\\nb'", "message": "instead"},
-        {"expression": "!(object.data.key in ['broken', 'fine'])", "messageExpression": "object.nothing.at.all", "message": "kept"},
+        {"expression": "!(object.data.key in ['broken', 'fine'])", "messageExpression": "string(object.nothing.at.all)", "message": "kept"},
     ]);
     // Without a binding nothing happens.
     api.ok(&format!("POST {ADMISSION}/validatingadmissionpolicies"), policy("a", validations.clone())).await;
@@ -317,14 +318,14 @@ async fn failures_follow_the_policy(api: Api) {
     failing["spec"]["failurePolicy"] = json!("Fail");
     failing["spec"]["validations"] = json!([{"expression": "true"}]);
     failing["spec"]["matchConditions"] = json!([
-        {"name": "broken", "expression": "object.nothing"},
+        {"name": "broken", "expression": "object.nothing == 1"},
         {"name": "never", "expression": "object.data.key == 'x'"},
     ]);
     install(&api, failing).await;
     refused(
         &create(&api, "b", "x").await,
         "failing",
-        "expression 'object.nothing' resulted in error: no such key: nothing",
+        "expression 'object.nothing == 1' resulted in error: no such key: nothing",
     );
     assert_eq!(create(&api, "b", "y").await.code, 201);
 }
@@ -440,4 +441,36 @@ async fn policies_must_fit(api: Api) {
     ] {
         assert!(wrong.contains(expected), "{expected} not in {wrong}");
     }
+}
+
+async fn params_must_be_readable_by_who_refers_to_them(api: Api) {
+    let rbac = "POST /apis/rbac.authorization.k8s.io/v1";
+    let rules = json!([{"apiGroups": ["admissionregistration.k8s.io"], "resources": ["*"], "verbs": ["*"]}]);
+    let grant = async |name: &str, rules: Value| {
+        api.ok(&format!("{rbac}/clusterroles"), json!({"metadata": {"name": name}, "rules": rules})).await;
+        let subjects = json!([{"kind": "User", "name": "author", "apiGroup": "rbac.authorization.k8s.io"}]);
+        let role = json!({"kind": "ClusterRole", "name": name, "apiGroup": "rbac.authorization.k8s.io"});
+        let binding = json!({"metadata": {"name": name}, "subjects": subjects, "roleRef": role});
+        api.ok(&format!("{rbac}/clusterrolebindings"), binding).await;
+    };
+    grant("policies", rules).await;
+    let author = async |line: String, object: Value| {
+        let headers = [("content-type", "application/json"), ("impersonate-user", "author"), ("impersonate-uid", "7")];
+        api.with(&line, &headers, object).await
+    };
+    let mut by_name = policy("p", json!([{"expression": "true"}]));
+    by_name["spec"]["paramKind"] = json!({"apiVersion": "v1", "kind": "Secret"});
+    let refused = author(format!("POST {ADMISSION}/validatingadmissionpolicies"), by_name.clone()).await;
+    let why = "spec.paramKind: Forbidden: user &{author 7 [system:authenticated] map[]} must have \"get\" permission on all objects of the \
+               referenced paramKind (kind=Secret, apiVersion=v1)";
+    assert_eq!(refused.code, 422, "{}", refused.text);
+    assert!(refused.message().ends_with(why), "{}", refused.text);
+    api.ok(&format!("POST {ADMISSION}/validatingadmissionpolicies"), by_name).await;
+    let mut bound = binding("b", "p", &["Deny"]);
+    bound["spec"]["paramRef"] = json!({"name": "s", "namespace": "default", "parameterNotFoundAction": "Deny"});
+    let refused = author(format!("POST {ADMISSION}/validatingadmissionpolicybindings"), bound.clone()).await;
+    assert!(refused.message().contains("spec.paramRef: Forbidden: user get does not have"), "{}", refused.text);
+    grant("secrets", json!([{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}])).await;
+    let made = author(format!("POST {ADMISSION}/validatingadmissionpolicybindings"), bound).await;
+    assert_eq!(made.code, 201, "{}", made.text);
 }

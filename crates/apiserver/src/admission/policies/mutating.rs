@@ -26,6 +26,13 @@ struct Refusal {
     reason: &'static str,
 }
 
+impl Refusal {
+    fn of(invocation: &Invocation, message: String) -> Self {
+        let (policy, binding) = (invocation.policy.clone(), Some(invocation.binding.clone()));
+        Refusal { fault: Fault { policy, binding, message }, reason: "Invalid" }
+    }
+}
+
 /// Lets mutating policies change `object`. Whether any did. To be called twice with the same `rounds` where anything has changed since,
 /// be it by webhooks: the second round is for policies that want to see what came after them.
 pub async fn mutate(
@@ -73,20 +80,17 @@ async fn invoke(
     rounds: &mut Rounds,
     refusals: &mut Vec<Refusal>,
 ) -> Result<bool> {
-    let Invocation { policy, binding, row, params } = invocation;
+    let Invocation { policy, row, params, .. } = invocation;
     let shown = found::shown(attempt, row, object, old).await?;
-    let (mut current, shown_old) = match shown {
+    let (current, shown_old) = match shown {
         Some((shown, old)) => (shown, old),
         None => (object.clone(), None),
     };
     let in_own_version = row.version == attempt.row().version && row.group == attempt.row().group;
     let old = if in_own_version { old } else { shown_old.as_ref() };
     let request = matching::bare(review::request(attempt, row, "", &Value::Null, None));
-    fn over<'a>(object: &'a Value, rest: &Inputs<'a>) -> Inputs<'a> {
-        Inputs { object, ..*rest }
-    }
-    let rest = Inputs {
-        object: &Value::Null,
+    let inputs = Inputs {
+        object: &current,
         old: old.unwrap_or(&Value::Null),
         request: &request,
         namespace,
@@ -94,15 +98,11 @@ async fn invoke(
         authorizer: &attempt.server.authorizer,
         user: &attempt.call.user,
     };
-    let refused = |message: String| Refusal {
-        fault: Fault { policy: policy.clone(), binding: Some(binding.clone()), message },
-        reason: "Invalid",
-    };
-    match conditions(policy, &over(&current, &rest)) {
+    match conditions(policy, &inputs) {
         Ok(true) => {}
         Ok(false) => return Ok(false),
         Err(why) => {
-            refusals.push(refused(why));
+            refusals.push(Refusal::of(invocation, why));
             return Ok(false);
         }
     }
@@ -110,12 +110,32 @@ async fn invoke(
     if rounds.again && !rounds.due.contains(&key) {
         return Ok(false);
     }
-    let before = current.clone();
+    let mutated = mutated(invocation, attempt, inputs, refusals)?;
+    let changed = mutated.is_some();
+    if let Some(mutated) = mutated {
+        *object = dispatch::back(attempt, row, mutated).await?;
+        rounds.all_due();
+    }
+    if policy.reinvoked {
+        rounds.invoked.push(key);
+    }
+    Ok(changed)
+}
+
+/// What the mutations make of the object, each of what the one before it has left; `None` if it is the same as before.
+fn mutated(
+    invocation: &Invocation,
+    attempt: &Attempt<'_>,
+    inputs: Inputs<'_>,
+    refusals: &mut Vec<Refusal>,
+) -> Result<Option<Value>> {
+    let Invocation { policy, binding, row, .. } = invocation;
+    let before = inputs.object;
+    let mut current = before.clone();
     for mutation in policy.mutations.iter().filter(|_| !before.is_null()) {
         let started = Instant::now();
-        let evaluation = Evaluation::new(&policy.environment, &over(&current, &rest), BUDGET);
+        let evaluation = Evaluation::new(&policy.environment, &Inputs { object: &current, ..inputs }, BUDGET);
         let outcome = patches::patched(mutation, &evaluation, attempt, row, &current);
-        drop(evaluation);
         let why = match &outcome {
             Ok(_) => None,
             Err(Failed::Mutation(why)) => Some(why.as_str()),
@@ -128,19 +148,11 @@ async fn invoke(
                 dispatch::complete(attempt, row, &mut next)?;
                 current = next;
             }
-            Err(Failed::Mutation(why)) => refusals.push(refused(why)),
+            Err(Failed::Mutation(why)) => refusals.push(Refusal::of(invocation, why)),
             Err(Failed::Refused(error)) => return Err(error),
         }
     }
-    let changed = current != before;
-    if changed {
-        *object = dispatch::back(attempt, row, current).await?;
-        rounds.all_due();
-    }
-    if policy.reinvoked {
-        rounds.invoked.push(key);
-    }
-    Ok(changed)
+    Ok((current != *before).then_some(current))
 }
 
 /// What tells invocations apart between the rounds.

@@ -70,7 +70,7 @@ pub async fn validate(hooks: &Hooks, attempt: &Attempt<'_>, object: &Value, old:
         return Ok(());
     }
     let namespace = found::namespace(attempt)?;
-    let mut enforcer = Enforcer { attempt, refusals: Vec::new(), notes: BTreeMap::new() };
+    let mut enforcer = Enforcer { attempt, refusals: Vec::new(), notes: Notes::default() };
     for found in found {
         match found {
             Found::Fault(fault) if fault.policy.fails_open => {}
@@ -220,8 +220,27 @@ fn notes(policy: &Policy, inputs: &Inputs<'_>) -> Result<Vec<(String, Note)>, Fa
 struct Enforcer<'a> {
     attempt: &'a Attempt<'a>,
     refusals: Vec<Refusal>,
-    /// Audit annotations: by policy and key, the values in the order in which they came, each once.
-    notes: BTreeMap<String, Vec<String>>,
+    notes: Notes,
+}
+
+/// Audit annotations: by policy and key, the values in the order in which they came, each once.
+#[derive(Default)]
+struct Notes(BTreeMap<String, Vec<String>>);
+
+impl Notes {
+    fn add(&mut self, policy: &str, key: &str, mut value: String) {
+        let end = (0..=value.len().min(MAX_ANNOTATION_BYTES)).rev().find(|end| value.is_char_boundary(*end));
+        value.truncate(end.unwrap_or_default());
+        let known = self.0.entry(format!("{policy}/{key}")).or_default();
+        if !known.contains(&value) {
+            known.push(value);
+        }
+    }
+
+    /// By their names in the audit log.
+    fn joined(&self) -> impl Iterator<Item = (&str, String)> {
+        self.0.iter().map(|(key, values)| (key.as_str(), values.join(", ")))
+    }
 }
 
 impl Enforcer<'_> {
@@ -262,7 +281,7 @@ impl Enforcer<'_> {
         for (key, note) in verdict.notes {
             match note {
                 Note::Nothing => {}
-                Note::Value(value) => self.note(&format!("{}/{key}", policy.name), value),
+                Note::Value(value) => self.notes.add(&policy.name, &key, value),
                 Note::Failed(why) => {
                     let kind = error_type(Some(&why));
                     tally.validated(&policy.name, &binding.name, kind, "deny", Duration::ZERO);
@@ -284,18 +303,9 @@ impl Enforcer<'_> {
         self.attempt.call.warnings.annotate(key, &value.to_string());
     }
 
-    fn note(&mut self, key: &str, mut value: String) {
-        let end = (0..=value.len().min(MAX_ANNOTATION_BYTES)).rev().find(|end| value.is_char_boundary(*end));
-        value.truncate(end.unwrap_or_default());
-        let known = self.notes.entry(key.to_owned()).or_default();
-        if !known.contains(&value) {
-            known.push(value);
-        }
-    }
-
     fn publish(&self) {
-        for (key, values) in &self.notes {
-            self.attempt.call.warnings.annotate(key, &values.join(", "));
+        for (key, value) in self.notes.joined() {
+            self.attempt.call.warnings.annotate(key, &value);
         }
     }
 }
@@ -328,5 +338,75 @@ impl Refusal {
             details.causes.push(Cause { message, ..Cause::default() });
         }
         error
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admission::testing::Cluster;
+    use crate::authz::Authorizer;
+    use crate::request::UserInfo;
+
+    fn judged(spec: Value, object: &Value) -> Verdict {
+        let policy = Policy::compile(&json!({"metadata": {"name": "p"}, "spec": spec}));
+        let authorizer = Authorizer::new(Cluster::new().view);
+        let user = Arc::new(UserInfo::new("someone", &[]));
+        let null = &Value::Null;
+        let (authorizer, user) = (&authorizer, &user);
+        evaluate(&policy, &Inputs { object, old: null, request: null, namespace: null, params: null, authorizer, user })
+    }
+
+    fn shown(verdict: &Verdict) -> Vec<String> {
+        let each = verdict.notes.iter().map(|(key, note)| match note {
+            Note::Value(value) => format!("{key}={value}"),
+            Note::Nothing => format!("{key} nothing"),
+            Note::Failed(why) => format!("{key} failed: {why}"),
+        });
+        each.collect()
+    }
+
+    #[test]
+    fn annotations_are_values_or_nothing_or_faults() {
+        let mut spec = json!({"auditAnnotations": [
+            {"key": "text", "valueExpression": "' of ' + object.name + ' '"},
+            {"key": "blank", "valueExpression": "'  '"},
+            {"key": "null", "valueExpression": "null"},
+            {"key": "broken", "valueExpression": "string(object.nothing)"},
+        ]});
+        let object = json!({"name": "a"});
+        let notes = shown(&judged(spec.clone(), &object));
+        assert_eq!(notes[..3], ["text=of a", "blank nothing", "null nothing"]);
+        let failed = "broken failed: expression 'string(object.nothing)' resulted in error: ";
+        assert!(notes[3].starts_with(failed), "{notes:?}");
+        spec["failurePolicy"] = json!("Ignore");
+        let ignored = shown(&judged(spec, &object));
+        assert_eq!(ignored[3], "broken nothing");
+    }
+
+    #[test]
+    fn annotations_of_several_bindings_are_joined() {
+        let mut notes = Notes::default();
+        for value in ["one", "two", "one"] {
+            notes.add("p", "key", value.to_owned());
+        }
+        notes.add("p", "long", "é".repeat(MAX_ANNOTATION_BYTES));
+        let joined: Vec<(&str, String)> = notes.joined().collect();
+        assert_eq!(joined[0], ("p/key", "one, two".to_owned()));
+        assert_eq!((joined[1].0, joined[1].1.len()), ("p/long", MAX_ANNOTATION_BYTES));
+    }
+
+    #[test]
+    fn a_refusal_is_worded_by_what_there_is() {
+        let spec = json!({"validations": [
+            {"expression": " object.name == 'b' "},
+            {"expression": "false", "message": "words", "messageExpression": "' '"},
+            {"expression": "false", "messageExpression": "string(object.nothing)", "message": "else"},
+            {"expression": "object.name == 'a'"},
+        ]});
+        let verdict = judged(spec, &json!({"name": "a"}));
+        let messages: Vec<&str> = verdict.decisions.iter().map(|decision| decision.message.as_str()).collect();
+        assert_eq!(messages, ["failed expression: object.name == 'b'", "words", "else", ""]);
+        assert!(verdict.decisions.iter().all(|decision| !decision.failed));
     }
 }
