@@ -17,6 +17,14 @@ pub fn authorizer(authorizer: &Arc<Authorizer>, user: &Arc<UserInfo>) -> CelValu
         .into_value()
 }
 
+/// The same for what a request is about (`authorizer.requestResource`): only the verb is to be said yet. `info` has group, resource,
+/// subresource, namespace and name.
+pub fn request_resource(authorizer: &Arc<Authorizer>, user: &Arc<UserInfo>, mut info: RequestInfo) -> CelValue {
+    info.is_resource = true;
+    info.version = "*".to_owned();
+    Check { authorizer: authorizer.clone(), user: user.clone(), info, stage: Stage::Resource }.into_value()
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     /// `authorizer`

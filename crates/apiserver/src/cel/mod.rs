@@ -12,8 +12,8 @@ use kube_cel::KubeCelExt as _;
 use kube_cel::cel::common::ast::IdedExpr;
 use kube_cel::cel::{Context, Program, Value as CelValue};
 
-pub use authorizer::authorizer;
-pub use objects::TYPE;
+pub use authorizer::{authorizer, request_resource};
+pub use objects::{REQUEST_RESOURCE, TYPE};
 pub use value::{from_json, to_json};
 
 /// An expression that can be evaluated.
@@ -67,7 +67,7 @@ impl Expression {
         if let Some(name) = objects::types(program.expression()).iter().find(|name| !makes(name)) {
             return Err(undeclared(source, name));
         }
-        let tree = objects::as_maps(program.expression());
+        let tree = objects::rewritten(program.expression());
         Ok(Expression { source: source.into(), program, tree })
     }
 

@@ -1,9 +1,13 @@
-//! Objects that expressions make (`Object{spec: Object.spec{…}}`), which the engine cannot: they become maps with a mark for their type.
+//! What the engine cannot, in other words. Objects that expressions make (`Object{spec: Object.spec{…}}`) become maps with a mark for their
+//! type; the variable with a dot in its name becomes one that the engine does not take for a field.
 
 use kube_cel::cel::common::ast::{EntryExpr, Expr, IdedExpr, LiteralValue, MapEntryExpr, MapExpr};
 
 /// The key of such a map's type. No field can have this name.
 pub const TYPE: &str = "@type";
+
+/// The name of a variable of its own, though it looks like a field of `authorizer`.
+pub const REQUEST_RESOURCE: &str = "authorizer.requestResource";
 
 /// The names of the types of which an expression makes objects.
 pub fn types(expression: &IdedExpr) -> Vec<String> {
@@ -13,8 +17,8 @@ pub fn types(expression: &IdedExpr) -> Vec<String> {
     found
 }
 
-/// The expression with maps where it made objects.
-pub fn as_maps(expression: &IdedExpr) -> IdedExpr {
+/// The expression as the engine can evaluate it.
+pub fn rewritten(expression: &IdedExpr) -> IdedExpr {
     let mut copy = expression.clone();
     rewrite(&mut copy, &mut Vec::new());
     copy
@@ -22,6 +26,12 @@ pub fn as_maps(expression: &IdedExpr) -> IdedExpr {
 
 fn rewrite(expression: &mut IdedExpr, types: &mut Vec<String>) {
     match &mut expression.expr {
+        Expr::Select(select)
+            if select.field == "requestResource"
+                && matches!(&select.operand.expr, Expr::Ident(name) if name == "authorizer") =>
+        {
+            expression.expr = Expr::Ident(REQUEST_RESOURCE.to_owned());
+        }
         Expr::Select(select) => rewrite(&mut select.operand, types),
         Expr::Call(call) => {
             call.target.iter_mut().for_each(|target| rewrite(target, types));

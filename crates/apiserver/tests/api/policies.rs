@@ -275,6 +275,19 @@ async fn policies_are_chosen(api: Api) {
     exact["metadata"]["name"] = json!("t");
     api.ok(path, exact).await;
     remove(&api, "versions").await;
+    // Connections.
+    let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    api.ok("POST /api/v1/namespaces/default/pods", pod).await;
+    let mut connects = policy(
+        "connects",
+        json!([{"expression": "false", "messageExpression": "request.operation + ' ' + request.name"}]),
+    );
+    connects["spec"]["matchConstraints"] = json!({"resourceRules": [
+        {"operations": ["CONNECT"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods/exec"]}]});
+    install(&api, connects).await;
+    let refusal = api.send("POST /api/v1/namespaces/default/pods/p/exec?command=ls", Value::Null).await;
+    assert!(refusal.message().ends_with("denied request: CONNECT p"), "{}", refusal.text);
+    remove(&api, "connects").await;
     // Policies and bindings themselves are nobody's business; all else is, deletions and subresources as well.
     let mut all = policy(
         "all",
@@ -339,6 +352,7 @@ async fn expressions_see_the_request(api: Api) {
         "!has(namespaceObject.metadata.managedFields)",
         "authorizer.group('').resource('pods').namespace('default').check('get').allowed()",
         "!authorizer.serviceAccount('default', 'default').group('').resource('pods').check('get').allowed()",
+        "authorizer.requestResource.check('delete').allowed()",
         "object.metadata.uid != ''",
     ];
     let validations: Vec<Value> = expressions.iter().map(|expression| json!({"expression": expression})).collect();

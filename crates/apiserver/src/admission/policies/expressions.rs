@@ -10,7 +10,7 @@ use kube_cel::cel::Value as CelValue;
 
 use crate::authz::Authorizer;
 use crate::cel::{self, Expression};
-use crate::request::UserInfo;
+use crate::request::{RequestInfo, UserInfo};
 
 /// What all expressions of one kind (validations and their messages, audit annotations, one mutation) may cost together.
 pub const BUDGET: u64 = 10_000_000;
@@ -111,6 +111,8 @@ pub struct Inputs<'a> {
     pub params: &'a Value,
     pub authorizer: &'a Arc<Authorizer>,
     pub user: &'a Arc<UserInfo>,
+    /// What the write is about, for `authorizer.requestResource`.
+    pub resource: &'a RequestInfo,
 }
 
 /// What an expression came to.
@@ -175,6 +177,7 @@ impl<'a> Evaluation<'a> {
             ("namespaceObject", cel::from_json(inputs.namespace)),
             ("params", cel::from_json(inputs.params)),
             ("authorizer", cel::authorizer(inputs.authorizer, inputs.user)),
+            (cel::REQUEST_RESOURCE, cel::request_resource(inputs.authorizer, inputs.user, inputs.resource.clone())),
         ];
         let variables = environment.variables.iter().map(|_| OnceCell::new()).collect();
         Evaluation { environment, inputs, variables, budget: Cell::new(budget) }

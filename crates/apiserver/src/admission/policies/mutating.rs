@@ -89,6 +89,7 @@ async fn invoke(
     let in_own_version = row.version == attempt.row().version && row.group == attempt.row().group;
     let old = if in_own_version { old } else { shown_old.as_ref() };
     let request = matching::bare(review::request(attempt, row, "", &Value::Null, None));
+    let resource = attempt.resource_info();
     let inputs = Inputs {
         object: &current,
         old: old.unwrap_or(&Value::Null),
@@ -97,6 +98,7 @@ async fn invoke(
         params: params.as_ref().unwrap_or(&Value::Null),
         authorizer: &attempt.server.authorizer,
         user: &attempt.call.user,
+        resource: &resource,
     };
     match conditions(policy, &inputs) {
         Ok(true) => {}

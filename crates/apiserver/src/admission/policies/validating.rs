@@ -112,6 +112,7 @@ async fn judge(
         None => (object, old),
     };
     let request = matching::bare(review::request(attempt, &invocation.row, "", &Value::Null, None));
+    let resource = attempt.resource_info();
     let inputs = Inputs {
         object,
         old: old.unwrap_or(&Value::Null),
@@ -120,6 +121,7 @@ async fn judge(
         params: invocation.params.as_ref().unwrap_or(&Value::Null),
         authorizer: &attempt.server.authorizer,
         user: &attempt.call.user,
+        resource: &resource,
     };
     evaluate(&invocation.policy, &inputs)
 }
@@ -353,8 +355,11 @@ mod tests {
         let authorizer = Authorizer::new(Cluster::new().view);
         let user = Arc::new(UserInfo::new("someone", &[]));
         let null = &Value::Null;
-        let (authorizer, user) = (&authorizer, &user);
-        evaluate(&policy, &Inputs { object, old: null, request: null, namespace: null, params: null, authorizer, user })
+        let (authorizer, user, resource) = (&authorizer, &user, &crate::request::RequestInfo::default());
+        evaluate(
+            &policy,
+            &Inputs { object, old: null, request: null, namespace: null, params: null, authorizer, user, resource },
+        )
     }
 
     fn shown(verdict: &Verdict) -> Vec<String> {

@@ -121,6 +121,10 @@ pub fn conditions_hold(
         ("oldObject", optional(old)),
         ("request", cel::from_json(&bare(request))),
         ("authorizer", cel::authorizer(&attempt.server.authorizer, &attempt.call.user)),
+        (
+            cel::REQUEST_RESOURCE,
+            cel::request_resource(&attempt.server.authorizer, &attempt.call.user, attempt.resource_info()),
+        ),
     ];
     let mut faults = Vec::new();
     for condition in &hook.conditions {

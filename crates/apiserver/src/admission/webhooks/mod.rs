@@ -26,6 +26,7 @@ use super::Operation;
 use crate::authz::follow::{Followed, Indexed};
 use crate::backend::Backends;
 use crate::object::Object;
+use crate::request::RequestInfo;
 use crate::server::{ApiServer, Call};
 use crate::view::View;
 
@@ -108,6 +109,20 @@ pub struct Attempt<'a> {
 impl Attempt<'_> {
     pub fn row(&self) -> &Arc<ResourceRow> {
         &self.call.row
+    }
+
+    /// What the write is about, as authorisation asks of it; only the verb is left to say.
+    pub fn resource_info(&self) -> RequestInfo {
+        let row = self.row();
+        RequestInfo {
+            is_resource: true,
+            group: row.group.to_string(),
+            resource: row.plural.to_string(),
+            subresource: self.subresource.to_owned(),
+            namespace: self.namespace().to_owned(),
+            name: self.name.clone(),
+            ..RequestInfo::default()
+        }
     }
 
     pub fn namespace(&self) -> &str {
