@@ -15,7 +15,8 @@ pub struct Policy {
     /// Of whose `spec` this is made.
     uid: String,
     generation: i64,
-    pub criteria: Criteria,
+    /// None only of an object that was stored without validation.
+    pub criteria: Option<Criteria>,
     /// Plural names of the resources that the rules speak of; `None` for all.
     pub plurals: Option<BTreeSet<Box<str>>>,
     pub param_kind: Option<ParamKind>,
@@ -112,7 +113,7 @@ impl Policy {
             name: meta::name(policy).to_owned(),
             uid: meta::uid(policy).to_owned(),
             generation: meta::generation(policy),
-            criteria: Criteria::of_policy(&spec["matchConstraints"]),
+            criteria: spec.get("matchConstraints").filter(|one| !one.is_null()).map(Criteria::of_policy),
             plurals: plurals(&spec["matchConstraints"]),
             param_kind,
             fails_open: text(spec, "failurePolicy") == "Ignore",

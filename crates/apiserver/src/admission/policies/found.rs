@@ -42,7 +42,11 @@ pub async fn find(hooks: &Hooks, attempt: &Attempt<'_>, object: &Value, old: Opt
             let message = format!("failed to configure {what}: {why}");
             Found::Fault(Fault { policy: policy.clone(), binding: binding.cloned(), message })
         };
-        let row = match matching::called_as(&policy.criteria, attempt, object, old) {
+        let Some(criteria) = &policy.criteria else {
+            found.push(fault(None, "policy contained no match constraints, a required field"));
+            continue;
+        };
+        let row = match matching::called_as(criteria, attempt, object, old) {
             Ok(Some(row)) => row,
             Ok(None) => continue,
             Err(error) => {

@@ -81,7 +81,15 @@ async fn invoke(
     refusals: &mut Vec<Refusal>,
 ) -> Result<bool> {
     let Invocation { policy, row, params, .. } = invocation;
-    let shown = found::shown(attempt, row, object, old).await?;
+    let shown = match found::shown(attempt, row, object, old).await {
+        Ok(shown) => shown,
+        Err(error) => {
+            let message = format!("failed to configure policy: {}", error.message);
+            let fault = Fault { policy: policy.clone(), binding: None, message };
+            refusals.push(Refusal { fault, reason: "" });
+            return Ok(false);
+        }
+    };
     let (current, shown_old) = match shown {
         Some((shown, old)) => (shown, old),
         None => (object.clone(), None),

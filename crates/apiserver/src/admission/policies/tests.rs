@@ -59,6 +59,12 @@ fn a_new_status_is_no_new_policy() {
 }
 
 #[test]
+fn a_policy_without_constraints_is_looked_at_for_everything() {
+    let without = Policy::compile(&json!({"metadata": {"name": "a"}, "spec": {}}));
+    assert!(without.criteria.is_none() && without.plurals.is_none());
+}
+
+#[test]
 fn policies_do_not_decide_about_themselves() {
     let is_exempt = |group: &str, plural: &str| exempt(builtin().preferred(group, plural).unwrap());
     assert!(is_exempt("admissionregistration.k8s.io", "validatingadmissionpolicybindings"));

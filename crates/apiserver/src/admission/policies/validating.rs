@@ -80,10 +80,11 @@ pub async fn validate(hooks: &Hooks, attempt: &Attempt<'_>, object: &Value, old:
                 message: fault.message,
                 reason: String::new(),
             }),
-            Found::Invocation(invocation) => {
-                let verdict = judge(&invocation, attempt, object, old, &namespace).await;
-                enforcer.enforce(&invocation, verdict);
-            }
+            Found::Invocation(invocation) => match judge(&invocation, attempt, object, old, &namespace).await {
+                Ok(verdict) => enforcer.enforce(&invocation, verdict),
+                Err(_) if invocation.policy.fails_open => {}
+                Err(why) => enforcer.refusals.push(Refusal::of(&invocation, &why, "")),
+            },
         }
     }
     enforcer.publish();
@@ -93,20 +94,17 @@ pub async fn validate(hooks: &Hooks, attempt: &Attempt<'_>, object: &Value, old:
     }
 }
 
+/// What the policy says, or why it cannot be asked: then its failure policy decides, whatever the binding would make of a verdict.
 async fn judge(
     invocation: &Invocation,
     attempt: &Attempt<'_>,
     object: &Value,
     old: Option<&Value>,
     namespace: &Value,
-) -> Verdict {
-    let shown = match found::shown(attempt, &invocation.row, object, old).await {
-        Ok(shown) => shown,
-        Err(error) => {
-            let why = format!("failed to configure binding: failed to convert object version: {}", error.message);
-            return Verdict { decisions: vec![Decision::failure(&invocation.policy, &why)], notes: Vec::new() };
-        }
-    };
+) -> Result<Verdict, String> {
+    let shown = found::shown(attempt, &invocation.row, object, old)
+        .await
+        .map_err(|error| format!("failed to configure binding: failed to convert object version: {}", error.message))?;
     let (object, old) = match &shown {
         Some((object, old)) => (object, old.as_ref()),
         None => (object, old),
@@ -123,7 +121,7 @@ async fn judge(
         user: &attempt.call.user,
         resource: &resource,
     };
-    evaluate(&invocation.policy, &inputs)
+    Ok(evaluate(&invocation.policy, &inputs))
 }
 
 fn evaluate(policy: &Policy, inputs: &Inputs<'_>) -> Verdict {
