@@ -141,8 +141,11 @@ impl Attributes<'_> {
             return Ok(Hooks::default());
         }
         let unreadable = |error| unreadable(call, object, &error);
-        let policies =
-            if policies::exempt(&call.row) { None } else { server.policies.of(phase, &call.row).map_err(unreadable)? };
+        let policies = if policies::exempt(&call.row) {
+            None
+        } else {
+            server.policies.of(phase, &call.row).map_err(unreadable)?
+        };
         let webhooks =
             if webhooks::exempt(&call.row) { None } else { server.webhooks.of(phase).map_err(unreadable)? };
         Ok(Hooks { policies, webhooks })
