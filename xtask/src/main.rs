@@ -5,6 +5,7 @@ mod bench_store;
 mod codegen;
 mod compare;
 mod conformance;
+mod differential;
 mod e2e;
 mod image;
 mod layers;
@@ -29,6 +30,8 @@ tasks:
                       a real cluster, real containers, real kubectl: the end-to-end test
   conformance [build | images | flags]
                       upstream's own conformance suite, and our tests of newer ones, against a new cluster; `--help` has the flags
+  differential [--record] [--kind=NAME,...] [--upstream | --kubeconfig=FILE]
+                      the corpus of requests: our answers by those checked in, or beside those of upstream's older API server
   bench [--kubeconfig FILE | --binary=FILE] [--only NAME] [--record] [flags]
                       the speed table, on a server and a node of its own or on that of a kubeconfig; `--help` has the other flags
   bench store [--record]
@@ -62,6 +65,7 @@ fn run() -> Result<()> {
         "compare" => compare::run(rest),
         "prove" => prove::run(rest),
         "conformance" => conformance::run(rest),
+        "differential" => differential::run(rest),
         _ => bail!("no task {task:?}\n\n{USAGE}"),
     }
 }

@@ -57,6 +57,15 @@ impl Reach {
 
 /// Prepares it in an empty folder, and `more` that starts after it; nothing runs yet.
 pub fn side(cache: &Cache, work: &Path, reach: Reach, more: Vec<Part>) -> Result<Side> {
+    assemble(cache, work, reach, &[], more)
+}
+
+/// Its API server and etcd alone, in an empty folder; nothing runs yet, and nobody writes but those who ask.
+pub fn api_alone(cache: &Cache, work: &Path) -> Result<Side> {
+    assemble(cache, work, Reach::Loopback, &BESIDE_THE_API, Vec::new())
+}
+
+fn assemble(cache: &Cache, work: &Path, reach: Reach, without: &[&str], more: Vec<Part>) -> Result<Side> {
     for program in ["kube-apiserver", "kube-controller-manager", "kube-scheduler"] {
         if !cache.program(program).is_file() {
             bail!("upstream's {program} is not built yet: run `cargo xtask conformance build` first");
@@ -72,6 +81,7 @@ pub fn side(cache: &Cache, work: &Path, reach: Reach, more: Vec<Part>) -> Result
     // etcd logs a warning for a data folder that others may read.
     run(Command::new("install").args(["-d", "-m", "700"]).arg(work.join("etcd")))?;
     let mut all = parts(cache, work, reach, &kubeconfig);
+    all.retain(|part| !without.contains(&part.name));
     all.extend(more);
     Side::new("upstream", work, kubeconfig, &all)
 }
