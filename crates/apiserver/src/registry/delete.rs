@@ -1,6 +1,7 @@
 //! Delete and deletecollection: grace, finalizers, propagation, preconditions.
 
-use apimachinery::status::{self, Details, Result, StatusError};
+use apimachinery::field::{Error, ErrorList, Path};
+use apimachinery::status::{self, Details, GroupResource, Result, StatusError};
 use apimachinery::{Value, meta};
 use futures::{StreamExt as _, TryStreamExt as _};
 use http::header;
@@ -77,22 +78,24 @@ impl DeleteOptions {
         })
     }
 
+    /// `ValidateDeleteOptions`
     fn check(&self) -> Result<()> {
-        let invalid = |text: String| {
-            Err(StatusError::new(422, "Invalid", format!("DeleteOptions.meta.k8s.io \"\" is invalid: {text}")))
-        };
-        match self.propagation_policy.as_deref() {
-            None | Some("Background" | "Foreground" | "Orphan") => {}
-            Some(other) => {
-                let supported = "supported values: \"Background\", \"Foreground\", \"Orphan\"";
-                return invalid(format!("propagationPolicy: Unsupported value: {other:?}: {supported}"));
-            }
-        }
+        let (mut errors, at) = (ErrorList::new(), Path::new("propagationPolicy"));
+        let policy = json!(self.propagation_policy);
         if self.propagation_policy.is_some() && self.orphan_dependents.is_some() {
-            let text = "propagationPolicy: Invalid value: orphanDependents and deletionPropagation cannot be both set";
-            return invalid(text.to_owned());
+            let why = "orphanDependents and deletionPropagation cannot be both set";
+            errors.push(Error::invalid(&at, &policy, why));
         }
-        Ok(())
+        if !matches!(self.propagation_policy.as_deref(), None | Some("Background" | "Foreground" | "Orphan")) {
+            errors.push(Error::not_supported(&at, &policy, &["Foreground", "Background", "Orphan", "nil"]));
+        }
+        if self.dry_run.iter().flatten().any(|value| value != "All") {
+            errors.push(Error::not_supported(&Path::new("dryRun"), &json!(self.dry_run), &["All"]));
+        }
+        if errors.is_empty() {
+            return Ok(());
+        }
+        Err(StatusError::invalid(&GroupResource::new("meta.k8s.io", "DeleteOptions"), "", &errors))
     }
 
     fn is_dry_run(&self) -> Result<bool> {

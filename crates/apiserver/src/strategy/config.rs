@@ -42,8 +42,8 @@ impl Strategy for Config {
         for list in ["data", "binaryData"] {
             for (key, value) in object.get(list).and_then(Value::as_object).into_iter().flatten() {
                 let at = Path::new(list).key(key);
-                if list == "binaryData" && object.get("data").is_some_and(|d| d.get(key).is_some()) {
-                    let why = "duplicate of key present in data";
+                if list == "data" && object.get("binaryData").is_some_and(|d| d.get(key).is_some()) {
+                    let why = "duplicate of key present in binaryData";
                     errors.push(Error::invalid(&at, &json!(key), why));
                 }
                 let length = value.as_str().map_or(0, str::len);
