@@ -77,6 +77,11 @@ impl Entry {
     }
 }
 
+/// Whether a list of owners can be read, as upstream's `ValidateManagedFields`; the fault if not.
+pub fn validate(list: &Value) -> Result<(), String> {
+    decode(list.clone(), |fields| FieldSet::parse(&fields)).map(|_| ())
+}
+
 /// Reads managedFields; `read_set` is [`FieldSet::parse`] for what a client sent, and a plain move for what was stored.
 pub(super) fn decode(list: Value, read_set: impl Fn(Value) -> Result<FieldSet, String>) -> Result<Vec<Entry>, String> {
     let Value::Array(list) = list else { return Ok(Vec::new()) };

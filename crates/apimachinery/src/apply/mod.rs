@@ -3,15 +3,19 @@
 //! [`apply`] merges a configuration into an object; [`track_update`] records who changed what in any other write. Both are pure:
 //! the clock comes in as text, and the object goes out with its `metadata.managedFields`.
 //!
-//! Must not know: HTTP, admission, storage. Entries of another API version than the request's are compared by the same paths,
-//! since versions of one kind share a schema here, or differ but in name.
+//! Must not know: HTTP, admission, storage, how a kind's versions are converted ([`Versions`] is asked).
 
+mod filter;
 mod managed;
 mod mutation;
+pub mod scale;
 mod set;
 mod typed;
 mod validate;
+mod versions;
 
+#[cfg(test)]
+mod other_versions;
 #[cfg(test)]
 mod tests;
 
@@ -24,9 +28,13 @@ use crate::status::{Cause, Details, StatusError};
 use crate::{field, meta};
 use managed::{Entry, Operation};
 use typed::{Delta, Typed};
+use versions::Kind;
 
+pub use filter::Filter;
+pub use managed::validate as validate_managed_fields;
 pub use mutation::merge_mutation;
 pub use set::FieldSet;
+pub use versions::{OneVersion, Unconverted, Versions};
 
 /// The annotation that client-side apply keeps its last configuration in.
 pub const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
@@ -55,22 +63,6 @@ static STRIPPED: LazyLock<FieldSet> = LazyLock::new(|| {
     ])
 });
 
-/// What upstream's strategies reset in a write through `subresource`: the object leaves its status alone, a status all but itself.
-pub fn reset_fields(custom: bool, has_status: bool, subresource: &str) -> &'static FieldSet {
-    static NOTHING: LazyLock<FieldSet> = LazyLock::new(FieldSet::default);
-    static STATUS: LazyLock<FieldSet> = LazyLock::new(|| FieldSet::of_fields(&[&["status"]]));
-    static ALL_BUT_STATUS: LazyLock<FieldSet> = LazyLock::new(|| {
-        FieldSet::of_fields(&[&["spec"], &["metadata", "deletionTimestamp"], &["metadata", "ownerReferences"]])
-    });
-    static CUSTOM_STATUS: LazyLock<FieldSet> = LazyLock::new(|| FieldSet::of_fields(&[&["spec"], &["metadata"]]));
-    match (subresource, custom) {
-        ("", _) if has_status => &STATUS,
-        ("status", false) => &ALL_BUT_STATUS,
-        ("status", true) => &CUSTOM_STATUS,
-        _ => &NOTHING,
-    }
-}
-
 /// Who writes, through which version and subresource, and when.
 #[derive(Clone, Copy, Debug)]
 pub struct Manager<'a> {
@@ -82,8 +74,8 @@ pub struct Manager<'a> {
     pub subresource: &'a str,
     /// The time of the request: RFC 3339 in UTC, whole seconds.
     pub now: &'a str,
-    /// Fields that this endpoint resets ([`reset_fields`]): changes in them are nobody's.
-    pub reset: &'a FieldSet,
+    /// What this endpoint writes: changes in other fields are nobody's.
+    pub reset: &'a Filter,
 }
 
 /// Upstream's `ValidateFieldManager`: at most 128 bytes, all printable.
@@ -117,6 +109,9 @@ pub enum ApplyError {
     /// The configuration does not fit the schema. Upstream answers 500.
     #[error("{0}")]
     Schema(String),
+    /// Nothing is wrong; to be called again.
+    #[error(transparent)]
+    Unconverted(#[from] Unconverted),
 }
 
 impl ApplyError {
@@ -124,7 +119,7 @@ impl ApplyError {
         let message = self.to_string();
         match self {
             Self::BadRequest(_) => StatusError::bad_request(message),
-            Self::Schema(_) => StatusError::new(500, "", message),
+            Self::Schema(_) | Self::Unconverted(_) => StatusError::new(500, "", message),
             Self::Conflicts(conflicts) => {
                 let causes = conflicts.iter().map(|conflict| Cause {
                     reason: "FieldManagerConflict".to_owned(),
@@ -169,15 +164,25 @@ impl Manager<'_> {
 
 /// Records in `new` who owns its fields after a create (`old` is none), update or patch. `new` may carry managedFields of its
 /// own: they stand for the old ones, and an empty list, or a list of one empty entry, ends the tracking.
-pub fn track_update(schema: &Schema, root: TypeId, old: Option<&Value>, new: &mut Value, manager: &Manager<'_>) {
-    let typed = Typed { schema, root };
+///
+/// If a converted object is lacking, `new` is as it was, for the next call.
+pub fn track_update(
+    schema: &Schema,
+    root: TypeId,
+    versions: &dyn Versions,
+    old: Option<&Value>,
+    new: &mut Value,
+    manager: &Manager<'_>,
+) -> Result<(), Unconverted> {
+    let kind = Kind::new(schema, root, versions, manager);
     let given = meta::remove(new, "managedFields");
     let mut entries = entries_of_update(old, given, manager);
     if entries.is_empty() && old.is_some() {
-        return;
+        return Ok(());
     }
-    record_update(typed, old, new, &mut entries, manager);
+    let recorded = record_update(kind, old, new, &mut entries, manager);
     store(new, entries);
+    recorded
 }
 
 fn entries_of_update(old: Option<&Value>, given: Option<Value>, manager: &Manager<'_>) -> Vec<Entry> {
@@ -210,19 +215,25 @@ fn is_reset(list: &Value) -> bool {
     }
 }
 
-fn record_update(typed: Typed<'_>, old: Option<&Value>, new: &Value, entries: &mut Vec<Entry>, manager: &Manager<'_>) {
-    reconcile(typed, entries);
-    let Delta { removed, modified: mut changed, added } = compare(typed, old, new, manager.reset);
-    changed.absorb(added);
+/// On failure the entries are as they were, but for versions that are not known any more.
+fn record_update(
+    kind: Kind<'_>,
+    old: Option<&Value>,
+    new: &Value,
+    entries: &mut Vec<Entry>,
+    manager: &Manager<'_>,
+) -> Result<(), Unconverted> {
+    kind.reconcile(entries);
+    let changes = kind.changes(old, new, entries, manager)?;
     for entry in entries.iter_mut() {
-        entry.set.subtract(&changed);
-        entry.set.subtract(&removed);
+        changes.take_from(entry);
     }
     entries.retain(|entry| !entry.set.is_empty());
-    changed.subtract(&STRIPPED);
-    if !changed.is_empty() {
+    let mut written = changes.into_written();
+    written.subtract(&STRIPPED);
+    if !written.is_empty() {
         let mut mine = manager.entry(Operation::Update);
-        mine.set = changed;
+        mine.set = written;
         match entries.iter_mut().find(|entry| entry.is_same_manager(&mine)) {
             Some(entry) => {
                 entry.set.absorb(mine.set);
@@ -232,26 +243,18 @@ fn record_update(typed: Typed<'_>, old: Option<&Value>, new: &Value, entries: &m
         }
     }
     managed::cap_updates(entries);
+    Ok(())
 }
 
 /// The difference without what the endpoint resets.
-fn compare(typed: Typed<'_>, old: Option<&Value>, new: &Value, reset: &FieldSet) -> Delta {
+fn compare(typed: Typed<'_>, old: Option<&Value>, new: &Value, reset: &Filter) -> Delta {
     let nothing = Value::Object(Map::new());
     let mut delta = typed.compare(old.unwrap_or(&nothing), new);
     for set in [&mut delta.removed, &mut delta.modified, &mut delta.added] {
         set.remove(&["f:metadata", "f:managedFields"]);
-        set.subtract_recursively(reset);
+        reset.cut(set);
     }
     delta
-}
-
-/// Only the schema of a CustomResourceDefinition changes under stored objects.
-fn reconcile(typed: Typed<'_>, entries: &mut [Entry]) {
-    if typed.schema.structural {
-        for entry in entries {
-            typed.reconcile(&mut entry.set);
-        }
-    }
 }
 
 fn store(object: &mut Value, entries: Vec<Entry>) {
@@ -270,12 +273,14 @@ fn store(object: &mut Value, entries: Vec<Entry>) {
 pub fn apply(
     schema: &Schema,
     root: TypeId,
+    versions: &dyn Versions,
     live: Option<&Value>,
     config: &Value,
     manager: &Manager<'_>,
     force: bool,
 ) -> Result<Value, ApplyError> {
-    let typed = Typed { schema, root };
+    let kind = Kind::new(schema, root, versions, manager);
+    let typed = kind.typed;
     check_config(typed, config, manager)?;
     let nothing = Value::Object(Map::new());
     let base = live.unwrap_or(&nothing);
@@ -283,13 +288,13 @@ pub fn apply(
     let mut entries = meta::remove(&mut merged, "managedFields").map(decode_stored).unwrap_or_default();
     if entries.is_empty() && live.is_some() {
         let before = Manager { name: BEFORE_FIRST_APPLY, ..*manager };
-        record_update(typed, None, &merged, &mut entries, &before);
+        record_update(kind, None, &merged, &mut entries, &before)?;
     }
-    reconcile(typed, &mut entries);
+    kind.reconcile(&mut entries);
 
     let mut mine = manager.entry(Operation::Apply);
     mine.set = typed.field_set(config);
-    mine.set.subtract_recursively(manager.reset);
+    manager.reset.cut(&mut mine.set);
     let place = entries.iter().position(|entry| entry.is_same_manager(&mine));
     let last = place.map(|place| entries.swap_remove(place));
 
@@ -297,16 +302,17 @@ pub fn apply(
     if let Some(last) = &last {
         let mut unapplied = last.set.clone();
         unapplied.subtract(&mine.set);
-        if !unapplied.is_empty() {
-            let owners: Vec<&FieldSet> = entries.iter().map(|e| &e.set).chain([&mine.set]).collect();
-            typed.prune(&mut merged, &last.set, &owners);
+        if !unapplied.is_empty() || last.api_version != mine.api_version {
+            let owners: Vec<&Entry> = entries.iter().chain([&mine]).collect();
+            merged = kind.prune(merged, last, &owners)?;
         }
     }
-    yield_fields(typed, base, &merged, &mut entries, manager, force)?;
+    yield_fields(kind, base, &merged, &mut entries, manager, force)?;
 
     mine.set.subtract(&STRIPPED);
-    if let Some(last) = last.filter(|last| last.set == mine.set && is_same_otherwise(base, &merged)) {
-        mine.time = last.time;
+    // Who only comes to share what is there already has changed nothing, at no time.
+    if live.is_some() && is_same_otherwise(base, &merged) {
+        mine.time = last.and_then(|last| last.time);
     }
     entries.push(mine);
     entries.retain(|entry| !entry.set.is_empty());
@@ -341,31 +347,29 @@ fn check_fields(typed: Typed<'_>, config: &Value) -> Result<(), ApplyError> {
     typed.validate(config).map_err(|faults| {
         let (namespace, name) = (meta::namespace(config), meta::name(config));
         let (version, kind) = (meta::str_at(config, &["apiVersion"]), meta::str_at(config, &["kind"]));
+        // The core group has no name, and upstream prints it all the same.
+        let slash = if version.contains('/') { "" } else { "/" };
         ApplyError::Schema(format!(
-            "failed to create typed patch object ({namespace}/{name}; {version}, Kind={kind}): {faults}"
+            "failed to create typed patch object ({namespace}/{name}; {slash}{version}, Kind={kind}): {faults}"
         ))
     })
 }
 
 /// Takes from the other managers what the merge changed, or fails with the conflicts.
 fn yield_fields(
-    typed: Typed<'_>,
+    kind: Kind<'_>,
     base: &Value,
     merged: &Value,
     entries: &mut [Entry],
     manager: &Manager<'_>,
     force: bool,
 ) -> Result<(), ApplyError> {
-    let Delta { removed, modified: mut changed, added } = compare(typed, Some(base), merged, manager.reset);
-    changed.absorb(added);
+    let changes = kind.changes(Some(base), merged, entries, manager)?;
     if !force {
-        let mut contested: Vec<(&Entry, FieldSet)> = entries
-            .iter()
-            .map(|entry| (entry, entry.set.intersection(&changed)))
-            .filter(|(_, set)| !set.is_empty())
-            .collect();
+        let mut contested: Vec<(&Entry, FieldSet)> =
+            entries.iter().map(|entry| (entry, changes.contested(entry))).filter(|(_, set)| !set.is_empty()).collect();
         if manager.name == KUBECTL && !contested.is_empty() {
-            excuse_client_side_apply(typed, base, manager, &mut contested);
+            excuse_client_side_apply(kind.typed, base, manager, &mut contested);
         }
         if !contested.is_empty() {
             contested.sort_by(|(a, _), (b, _)| (&a.manager, a.operation).cmp(&(&b.manager, b.operation)));
@@ -377,8 +381,7 @@ fn yield_fields(
         }
     }
     for entry in entries {
-        entry.set.subtract(&changed);
-        entry.set.subtract(&removed);
+        changes.take_from(entry);
     }
     Ok(())
 }

@@ -34,6 +34,18 @@ impl FieldSet {
         FieldSet(set)
     }
 
+    /// The set of one named field.
+    pub(super) fn of_path(path: &[impl AsRef<str>]) -> Self {
+        let path: Vec<&str> = path.iter().map(AsRef::as_ref).collect();
+        FieldSet::of_fields(&[&path])
+    }
+
+    /// Whether a named field is a member.
+    pub(super) fn has(&self, path: &[impl AsRef<str>]) -> bool {
+        let below = |node: &Node, name: &str| child(node, &format!("f:{name}")).cloned();
+        path.iter().try_fold(self.0.clone(), |node, name| below(&node, name.as_ref())).is_some_and(|n| is_member(&n))
+    }
+
     /// Reads `fieldsV1` from a client: checks it and makes it canonical. Path elements of unknown kinds are dropped, as upstream.
     pub fn parse(fields: &Value) -> Result<Self, String> {
         Ok(FieldSet(parse_node(fields, 0)?.0))
@@ -134,7 +146,7 @@ pub(super) fn child<'n>(node: &'n Node, key: &str) -> Option<&'n Node> {
 }
 
 /// Restores the invariants of a node whose children have changed. False if nothing is left of it.
-fn settle(node: &mut Node, member: bool) -> bool {
+pub(super) fn settle(node: &mut Node, member: bool) -> bool {
     if !has_children(node) {
         node.clear();
         return member;

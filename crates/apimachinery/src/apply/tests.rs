@@ -6,9 +6,12 @@ use serde_json::json;
 use super::*;
 use crate::schema::{Field, List, ListKind, Object, Scalar, Shape, Type, builtin};
 
-static NO_RESET: LazyLock<FieldSet> = LazyLock::new(FieldSet::default);
+static NO_RESET: LazyLock<Filter> = LazyLock::new(Filter::all);
+static MAIN: LazyLock<Filter> = LazyLock::new(|| Filter::except(&[&["status"]]));
+static STATUS: LazyLock<Filter> = LazyLock::new(|| Filter::except(&[&["spec"], &["metadata", "labels"]]));
+
 fn by<'a>(name: &'a str, now: &'a str) -> Manager<'a> {
-    Manager { name, api_version: "apps/v1", subresource: "", now, reset: reset_fields(false, true, "") }
+    Manager { name, api_version: "apps/v1", subresource: "", now, reset: &MAIN }
 }
 
 fn deployment_root() -> TypeId {
@@ -16,11 +19,11 @@ fn deployment_root() -> TypeId {
 }
 
 fn applied(live: Option<&Value>, config: &Value, name: &str, force: bool) -> Result<Value, ApplyError> {
-    apply(builtin(), deployment_root(), live, config, &by(name, "2026-01-01T00:00:00Z"), force)
+    apply(builtin(), deployment_root(), &OneVersion, live, config, &by(name, "2026-01-01T00:00:00Z"), force)
 }
 
 fn updated(old: Option<&Value>, mut new: Value, name: &str, now: &str) -> Value {
-    track_update(builtin(), deployment_root(), old, &mut new, &by(name, now));
+    track_update(builtin(), deployment_root(), &OneVersion, old, &mut new, &by(name, now)).unwrap();
     new
 }
 
@@ -163,14 +166,15 @@ fn keys_use_defaults() {
     let root = builtin().by_kind("", "v1", "Service").unwrap();
     let manager = Manager { api_version: "v1", ..by("me", "t0") };
     let service = |ports: Value| json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"}, "spec": {"ports": ports}});
-    let live = apply(builtin(), root, None, &service(json!([{"port": 80}])), &manager, false).unwrap();
+    let live = apply(builtin(), root, &OneVersion, None, &service(json!([{"port": 80}])), &manager, false).unwrap();
     assert_eq!(
         owners(&live),
         "me Apply: .spec.ports[port=80,protocol=\"TCP\"] .spec.ports[port=80,protocol=\"TCP\"].port\n"
     );
     let mut defaulted = live;
     defaulted["spec"]["ports"][0]["protocol"] = "TCP".into();
-    let again = apply(builtin(), root, Some(&defaulted), &service(json!([{"port": 80}])), &manager, false).unwrap();
+    let again = apply(builtin(), root, &OneVersion, Some(&defaulted), &service(json!([{"port": 80}])), &manager, false)
+        .unwrap();
     assert_eq!(again, defaulted);
 }
 
@@ -203,7 +207,8 @@ fn refuses_what_does_not_fit() {
     config["metadata"]["managedFields"] = json!([]);
     assert_eq!(applied(None, &config, "me", false).unwrap_err().status().message, "metadata.managedFields must be nil");
     let other = Manager { api_version: "apps/v2", ..by("me", "t") };
-    let error = apply(builtin(), deployment_root(), None, &deployment(json!({})), &other, false).unwrap_err();
+    let error =
+        apply(builtin(), deployment_root(), &OneVersion, None, &deployment(json!({})), &other, false).unwrap_err();
     assert_eq!(error.status().code, 400);
 }
 
@@ -237,8 +242,8 @@ fn subresources_have_entries_of_their_own() {
     change["status"] = json!({"replicas": 1});
     change["metadata"]["managedFields"] = json!([]);
     change["spec"]["replicas"] = 9.into();
-    let manager = Manager { subresource: "status", reset: reset_fields(false, true, "status"), ..by("u", "t1") };
-    track_update(builtin(), deployment_root(), Some(&live), &mut change, &manager);
+    let manager = Manager { subresource: "status", reset: &STATUS, ..by("u", "t1") };
+    track_update(builtin(), deployment_root(), &OneVersion, Some(&live), &mut change, &manager).unwrap();
     assert_eq!(owners(&change), "u Update: .spec.replicas\nu/status Update: .status.replicas\n");
 }
 
@@ -325,7 +330,7 @@ fn custom_schema() -> (Schema, TypeId) {
 fn apply_custom(live: Option<&Value>, config: &Value, name: &str, force: bool) -> Result<Value, ApplyError> {
     let (schema, root) = custom_schema();
     let manager = Manager { name, api_version: "x/v1", subresource: "", now: "t", reset: &NO_RESET };
-    apply(&schema, root, live, config, &manager, force)
+    apply(&schema, root, &OneVersion, live, config, &manager, force)
 }
 
 #[test]
@@ -415,9 +420,9 @@ proptest! {
     #[test]
     fn nothing_panics(old in any_json(), new in any_json(), spec in any_json(), force in any::<bool>()) {
         let mut tracked = new.clone();
-        track_update(builtin(), deployment_root(), Some(&old), &mut tracked, &by("u", "t"));
+        track_update(builtin(), deployment_root(), &OneVersion, Some(&old), &mut tracked, &by("u", "t")).unwrap();
         let mut created = new.clone();
-        track_update(builtin(), deployment_root(), None, &mut created, &by("u", "t"));
+        track_update(builtin(), deployment_root(), &OneVersion, None, &mut created, &by("u", "t")).unwrap();
         keep_timestamps(&tracked, &mut created);
         for config in [&new, &deployment(spec.clone())] {
             let _ = applied(Some(&tracked), config, "kubectl", force);

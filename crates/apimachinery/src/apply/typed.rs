@@ -35,7 +35,7 @@ pub(super) enum Type {
 }
 
 /// How a value is divided among owners.
-enum Form<'s> {
+pub(super) enum Form<'s> {
     /// Owned whole: scalars and what is atomic.
     Leaf,
     Fields(&'s Object),
@@ -89,7 +89,7 @@ pub(super) struct Typed<'s> {
     pub root: TypeId,
 }
 
-fn is_blank(value: Option<&Value>) -> bool {
+pub(super) fn is_blank(value: Option<&Value>) -> bool {
     match value {
         None | Some(Value::Null) => true,
         Some(Value::Object(map)) => map.is_empty(),
@@ -111,7 +111,7 @@ fn is_alike(before: Option<&Value>, after: Option<&Value>) -> bool {
 type Visit<'f> = &'f mut dyn FnMut(&str, Option<&Value>, Option<&Value>);
 
 impl<'s> Typed<'s> {
-    fn form(&self, ty: Type, sample: Option<&Value>) -> Form<'s> {
+    pub(super) fn form(&self, ty: Type, sample: Option<&Value>) -> Form<'s> {
         let schema = self.schema;
         let Type::Known(id) = ty else { return deduced(sample) };
         match &schema.get(id).shape {

@@ -5,7 +5,7 @@ use apimachinery::{Value, meta};
 use serde_json::{Map, json};
 
 use super::prepare::Moment;
-use super::{DeleteOptions, scale};
+use super::{DeleteOptions, managed, scale};
 use crate::admission::webhooks::{self, Attempt, Phase, Rounds};
 use crate::admission::{Chain, Operation, Request, policies};
 use crate::server::{ApiServer, Call};
@@ -160,12 +160,14 @@ impl Attributes<'_> {
         old: Option<&Value>,
     ) -> Result<()> {
         let mut rounds = [Rounds::default(), Rounds::default()];
+        let owners = meta::at(object, &["metadata", "managedFields"]).cloned();
         if !self.round(&hooks, server, call, object, old, &mut rounds).await? {
             return Ok(());
         }
         // Plugins look at what policies and webhooks made, and those of them that want to at what came after them.
         self.ask(server, call, object, old, Chain::admit)?;
         self.round(&hooks, server, call, object, old, &mut rounds).await?;
+        call.warnings.extend(managed::restored(object, owners));
         Ok(())
     }
 

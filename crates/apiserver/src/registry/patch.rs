@@ -1,7 +1,7 @@
 //! Patch: the three merge patches and server-side apply.
 
 use apimachinery::schema::FieldValidation;
-use apimachinery::schema::decode::{Decoded, Duplicates};
+use apimachinery::schema::decode::{self, Decoded, Duplicates};
 use apimachinery::status::{GroupResource, Result, StatusError};
 use apimachinery::{Value, apply, meta, patch};
 use bytes::Bytes;
@@ -9,15 +9,14 @@ use http::header;
 use serde_json::json;
 
 use super::create::{self, Stored};
-use super::managed::{Change, Writer};
+use super::managed::{self, Change};
 use super::options::WriteOptions;
 use super::{body, find, update};
-use crate::http::negotiate::BodyFormat;
 use crate::http::{Body, Response};
 use crate::server::{ApiServer, Call, collect, now_seconds};
 use crate::strategy::Part;
 
-const ACCEPTED: [&str; 4] = [
+pub const ACCEPTED: [&str; 4] = [
     "application/json-patch+json",
     "application/merge-patch+json",
     "application/strategic-merge-patch+json",
@@ -49,7 +48,7 @@ pub async fn patch(server: &ApiServer, mut call: Call, sent: Body, part: Part) -
     if options.force {
         return Err(patch_invalid("force: Forbidden: may not be specified for non-apply patch"));
     }
-    let document = body::parse(&bytes, BodyFormat::Json, &call.row.kind)?.value;
+    let document = document(&bytes)?;
     let make = |call: &mut Call, old: &Value| {
         let value = patched(call, &kind, &document, old)?;
         let object = body::conform(server, call, &options, Decoded { value, ..Decoded::default() })?;
@@ -57,6 +56,12 @@ pub async fn patch(server: &ApiServer, mut call: Call, sent: Body, part: Part) -
     };
     let stored = update::modify(server, &mut call, &options, part, make).await?;
     update::answer(server, &call, 200, stored).await
+}
+
+/// The document of a patch in JSON.
+pub fn document(bytes: &Bytes) -> Result<Value> {
+    let invalid = |_| StatusError::bad_request("invalid JSON patch");
+    decode::from_json(bytes).map(|decoded| decoded.value).map_err(invalid)
 }
 
 fn patch_invalid(text: &str) -> StatusError {
@@ -84,12 +89,17 @@ fn patched(call: &Call, kind: &Kind, document: &Value, old: &Value) -> Result<Va
 
 fn names_version(kind: &Kind, document: &Value) -> bool {
     match kind {
-        Kind::Json => document.as_array().into_iter().flatten().any(|op| {
-            matches!(op.get("path").and_then(Value::as_str), Some("/metadata/resourceVersion" | "/metadata" | ""))
-                && op.get("op").and_then(Value::as_str) != Some("test")
-        }),
+        Kind::Json => names_version_in(document),
         _ => meta::at(document, &["metadata", "resourceVersion"]).is_some(),
     }
+}
+
+/// Whether a JSON patch sets the version.
+pub fn names_version_in(operations: &Value) -> bool {
+    operations.as_array().into_iter().flatten().any(|op| {
+        matches!(op.get("path").and_then(Value::as_str), Some("/metadata/resourceVersion" | "/metadata" | ""))
+            && op.get("op").and_then(Value::as_str) != Some("test")
+    })
 }
 
 async fn apply(
@@ -99,57 +109,38 @@ async fn apply(
     bytes: &Bytes,
     part: Part,
 ) -> Result<Response> {
-    if !options.field_manager_given {
-        return Err(patch_invalid("fieldManager: Required value: is required for apply patch"));
-    }
-    let decoded = body::parse(bytes, BodyFormat::Yaml, &call.row.kind)?;
-    let config = applied_configuration(&mut call, &options, decoded)?;
+    require_manager(&options)?;
+    let config = applied_configuration(&mut call, &options, bytes)?;
     if find(server, &call).is_none() {
-        return apply_new(server, call, options, &config, part).await;
+        return apply_new(server, call, options, config, part).await;
     }
-    let force = options.force;
-    let make = |call: &mut Call, old: &Value| {
-        let row = call.row.clone();
-        let writer = Writer::new(&row, &options, part, now_seconds());
-        let mut merged = apply::apply(&row.schema, row.root, Some(old), &config, &writer.manager(), force)
-            .map_err(|e| e.status())?;
-        if meta::resource_version(&config).is_empty() {
-            meta::remove(&mut merged, "resourceVersion");
-        }
-        body::set_defaults(server, &row, &mut merged);
-        Ok((merged, Change::Applied))
-    };
+    let make = |_: &mut Call, _: &Value| Ok((config.clone(), Change::Apply));
     let stored = update::modify(server, &mut call, &options, part, make).await?;
     update::answer(server, &call, 200, stored).await
 }
 
-/// Checks an applied configuration: its kind, its fields, and that it carries no system metadata. Defaults are not set: what is
-/// not said is not owned.
-fn applied_configuration(call: &mut Call, options: &WriteOptions, decoded: Decoded) -> Result<Value> {
+/// An applier says who it is.
+pub fn require_manager(options: &WriteOptions) -> Result<()> {
+    if options.field_manager_given {
+        return Ok(());
+    }
+    Err(patch_invalid("fieldManager: Required value: is required for apply patch"))
+}
+
+/// Checks an applied configuration: its kind, its fields, and that it does not say who owns them. Defaults are not set: what is not
+/// said is not owned.
+fn applied_configuration(call: &mut Call, options: &WriteOptions, bytes: &Bytes) -> Result<Value> {
+    let decoded = decoded_configuration(bytes)?;
     let mut config = decoded.value;
     let row = call.row.clone();
-    if meta::str_at(&config, &["apiVersion"]).is_empty() || meta::str_at(&config, &["kind"]).is_empty() {
-        return Err(StatusError::bad_request("invalid object type: apiVersion and kind are required for apply"));
-    }
-    body::check_kind(&row, &mut config)?;
-    let name = meta::name(&config).to_owned();
-    if !name.is_empty() && name != call.info.name {
-        return Err(StatusError::bad_request(format!(
-            "the name of the object ({name}) does not match the name on the URL ({})",
-            call.info.name
-        )));
-    }
+    managed::check_kind(&config, &row.api_version(), &row.kind)?;
     if meta::at(&config, &["metadata", "managedFields"]).is_some_and(|m| !m.is_null()) {
         return Err(StatusError::bad_request("metadata.managedFields must be nil"));
-    }
-    meta::metadata_mut(&mut config).insert("name".to_owned(), json!(call.info.name));
-    if row.is_namespaced() {
-        meta::metadata_mut(&mut config).insert("namespace".to_owned(), json!(call.info.namespace));
     }
     apply::fits(&row.schema, row.root, &config).map_err(|why| why.status())?;
     match (options.field_validation, decoded.duplicates.yaml_error()) {
         (FieldValidation::Strict, Some(why)) => {
-            return Err(StatusError::bad_request(format!("error strict decoding YAML: {why}")));
+            return Err(StatusError::bad_request(format!("error strict decoding patch: {why}")));
         }
         (FieldValidation::Warn, _) => call.warnings.extend(decoded.duplicates.of_yaml()),
         _ => {}
@@ -158,11 +149,26 @@ fn applied_configuration(call: &mut Call, options: &WriteOptions, decoded: Decod
     Ok(config)
 }
 
+/// The YAML of an apply patch.
+pub fn decoded_configuration(bytes: &Bytes) -> Result<Decoded> {
+    let undecodable = |why: String| StatusError::bad_request(format!("error decoding patch: {why}"));
+    let decoded =
+        decode::from_yaml(bytes).map_err(|why| StatusError::bad_request(format!("error encoding patch: {why}")))?;
+    match decoded.value {
+        Value::Object(_) => Ok(decoded),
+        // Nothing at all is an empty map, which is of no kind.
+        Value::Null => Ok(Decoded { value: json!({}), ..decoded }),
+        _ => Err(undecodable(
+            "json: cannot unmarshal non-object into Go value of type map[string]interface {}".to_owned(),
+        )),
+    }
+}
+
 async fn apply_new(
     server: &ApiServer,
     mut call: Call,
     options: WriteOptions,
-    config: &Value,
+    config: Value,
     part: Part,
 ) -> Result<Response> {
     super::require_create(server, &call)?;
@@ -170,16 +176,31 @@ async fn apply_new(
     if part != Part::Main {
         return Err(StatusError::not_found(&resource, &call.info.name));
     }
-    if !meta::uid(config).is_empty() || !meta::resource_version(config).is_empty() {
-        let why = "uid and resourceVersion must not be set when the object does not exist";
-        return Err(StatusError::conflict(&resource, &call.info.name, why));
+    let row = call.row.clone();
+    let mut object = managed::merged(server, &row, None, &config, &options, part, now_seconds()).await?;
+    if !meta::uid(&config).is_empty() {
+        let uid = meta::uid(&config);
+        let why = format!("uid mismatch: the provided object specified uid {uid}, and no existing object was found");
+        return Err(StatusError::conflict(&resource, &call.info.name, &why));
     }
-    let writer = Writer::new(&call.row, &options, part, now_seconds());
-    let mut object = apply::apply(&call.row.schema, call.row.root, None, config, &writer.manager(), options.force)
-        .map_err(|e| e.status())?;
-    body::set_defaults(server, &call.row.clone(), &mut object);
-    match create::insert(server, &mut call, &options, object, Change::Applied).await? {
+    check_name(&call, meta::name(&object))?;
+    meta::remove(&mut object, "resourceVersion");
+    body::set_defaults(server, &row, &mut object);
+    match create::insert(server, &mut call, &options, object, Change::Recorded).await? {
         stored @ Stored::Entry(_) => update::answer(server, &call, 201, stored).await,
         Stored::Dry(object) => super::render::value(server, &call, 201, &object),
     }
+}
+
+fn check_name(call: &Call, name: &str) -> Result<()> {
+    let wanted = &call.info.name;
+    if name.is_empty() {
+        let why = format!("the name of the object ({wanted} based on URL) was undeterminable: name must be provided");
+        return Err(StatusError::bad_request(why));
+    }
+    if name != wanted {
+        let why = format!("the name of the object ({name}) does not match the name on the URL ({wanted})");
+        return Err(StatusError::bad_request(why));
+    }
+    Ok(())
 }

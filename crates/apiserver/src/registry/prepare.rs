@@ -42,7 +42,7 @@ pub async fn create(
 ) -> Result<Value> {
     let row = call.row.clone();
     super::meta::drop_repeated_owners(call, &mut object);
-    managed::track(&row, None, &mut object, options, manager, Part::Main, moment.now);
+    managed::track(server, &row, None, &mut object, options, manager, Part::Main, moment.now).await;
     let attributes = Attributes::new(Operation::Create, "", options.dry_run, moment);
     attributes.admit(server, call, &mut object, None).await?;
     body::set_defaults(server, &row, &mut object);
@@ -77,9 +77,12 @@ pub async fn update(
     manager: managed::Change,
 ) -> Result<Value> {
     let row = call.row.clone();
+    if manager == managed::Change::Apply {
+        object = apply(server, call, options, moment, part, &object, old).await?;
+    }
     super::meta::prepare_update(call, &mut object, old)?;
     super::meta::drop_repeated_owners(call, &mut object);
-    managed::track(&row, Some(old), &mut object, options, manager, part, moment.now);
+    managed::track(server, &row, Some(old), &mut object, options, manager, part, moment.now).await;
     let attributes = Attributes::new(Operation::Update, part.subresource(), options.dry_run, moment);
     attributes.admit(server, call, &mut object, Some(old)).await?;
     body::set_defaults(server, &row, &mut object);
@@ -99,6 +102,28 @@ pub async fn update(
     }
     attributes.validate(server, call, &mut object, Some(old)).await?;
     Ok(object)
+}
+
+/// The next state that an applied configuration asks for.
+async fn apply(
+    server: &ApiServer,
+    call: &Call,
+    options: &WriteOptions,
+    moment: Moment,
+    part: Part,
+    config: &Value,
+    old: &Value,
+) -> Result<Value> {
+    let row = &call.row;
+    let mut merged = managed::merged(server, row, Some(old), config, options, part, moment.now).await?;
+    let version = meta::resource_version(config);
+    if version.is_empty() {
+        meta::remove(&mut merged, "resourceVersion");
+    } else if version != meta::resource_version(old) {
+        return Err(StatusError::modified(&row.group_resource(), &call.info.name));
+    }
+    body::set_defaults(server, row, &mut merged);
+    Ok(merged)
 }
 
 /// Built-in kinds answer `status: {}` where nothing is known yet, as a Go struct does; a custom resource has none.

@@ -1,10 +1,21 @@
 //! The `scale` subresource of any row: an `autoscaling/v1 Scale` view of three places in the object.
 
-use apimachinery::resource::ResourceRow;
+use std::sync::LazyLock;
+
+use apimachinery::apply::scale::{ReplicasPaths, SCALE_VERSION, owners_of_parent, owners_of_scale};
+use apimachinery::apply::{self, Filter, Manager, OneVersion};
+use apimachinery::resource::{ResourceRow, ResourceTable, Verb};
+use apimachinery::schema::{Schema, TypeId, builtin};
 use apimachinery::selector::label::LabelSelector;
 use apimachinery::status::{Result, StatusError};
-use apimachinery::{Value, meta};
+use apimachinery::{Value, meta, patch};
+use bytes::Bytes;
 use serde_json::json;
+
+use super::options::WriteOptions;
+use super::{body, managed};
+use crate::http::negotiate::body_format;
+use crate::server::Call;
 
 /// Where a kind keeps its scale. The defaults are those of all built-in kinds.
 const SPEC_REPLICAS: [&str; 2] = ["spec", "replicas"];
@@ -69,4 +80,114 @@ pub fn set(row: &ResourceRow, object: &mut Value, scale: &Value) -> Result<()> {
     meta::map_mut(object, "spec").insert("replicas".to_owned(), json!(replicas));
     meta::remove(object, "resourceVersion");
     Ok(())
+}
+
+/// Where each version of a row's kind keeps its replicas.
+pub fn paths(table: &ResourceTable, row: &ResourceRow) -> ReplicasPaths {
+    let versions = table.rows().filter(|other| other.group == row.group && other.plural == row.plural);
+    let path = |row: &ResourceRow| row.subresource("scale").map(|_| SPEC_REPLICAS.map(str::to_owned).to_vec());
+    versions.map(|other| (other.api_version(), path(other))).collect()
+}
+
+fn schema() -> Option<(&'static Schema, TypeId)> {
+    let schema = builtin();
+    Some((schema, schema.by_kind("autoscaling", "v1", "Scale")?))
+}
+
+/// What a write to `scale` asks for.
+pub enum Wish {
+    Replace(Value),
+    JsonPatch(Value),
+    /// A Scale has neither lists nor merge keys, so both merge patches agree on it.
+    MergePatch(Value),
+    Apply(Value),
+}
+
+impl Wish {
+    pub fn read(options: &WriteOptions, verb: Verb, media: &str, bytes: &Bytes) -> Result<Self> {
+        if verb == Verb::Update {
+            return Ok(Wish::Replace(body::parse(bytes, body_format(Some(media))?, "Scale")?.value));
+        }
+        let parse = || super::patch::document(bytes);
+        match media.split(';').next().unwrap_or_default().trim() {
+            "application/json-patch+json" => Ok(Wish::JsonPatch(parse()?)),
+            "application/apply-patch+yaml" => {
+                super::patch::require_manager(options)?;
+                let config = super::patch::decoded_configuration(bytes)?.value;
+                managed::check_kind(&config, SCALE_VERSION, "Scale")?;
+                Ok(Wish::Apply(config))
+            }
+            "application/merge-patch+json" | "application/strategic-merge-patch+json" => Ok(Wish::MergePatch(parse()?)),
+            _ => Err(StatusError::unsupported_media_type(&super::patch::ACCEPTED)),
+        }
+    }
+
+    /// The object that `old` becomes, its owners among it.
+    pub fn next(
+        &self,
+        call: &Call,
+        options: &WriteOptions,
+        paths: &ReplicasPaths,
+        old: &Value,
+        now: i64,
+    ) -> Result<Value> {
+        let row = &call.row;
+        let mut view = view(row, old);
+        if let Some(owners) = owners_of_scale(old, paths) {
+            meta::metadata_mut(&mut view).insert("managedFields".to_owned(), owners);
+        }
+        let wanted = self.scale(options, &view, now)?;
+        let name = meta::name(&wanted);
+        if !name.is_empty() && name != call.info.name {
+            return Err(StatusError::bad_request(format!(
+                "the name of the object ({name}) does not match the name on the URL ({})",
+                call.info.name
+            )));
+        }
+        let mut next = old.clone();
+        set(row, &mut next, &wanted)?;
+        meta::remove(&mut next, "managedFields");
+        if let Some(owners) = owners_of_parent(old, &wanted, &row.api_version(), paths) {
+            meta::metadata_mut(&mut next).insert("managedFields".to_owned(), owners);
+        }
+        Ok(next)
+    }
+
+    /// The Scale that is wished for, with its owners.
+    fn scale(&self, options: &WriteOptions, view: &Value, now: i64) -> Result<Value> {
+        static ALL: LazyLock<Filter> = LazyLock::new(Filter::all);
+        let now = super::meta::timestamp(now);
+        let name = &options.field_manager;
+        let manager = Manager { name, api_version: SCALE_VERSION, subresource: "scale", now: &now, reset: &ALL };
+        let (schema, root) = schema().ok_or_else(|| StatusError::internal("there is no schema of Scale"))?;
+        let mut pinned = true;
+        let mut wanted = match self {
+            Wish::Replace(scale) => scale.clone(),
+            Wish::JsonPatch(operations) => {
+                patch::json::apply(view.clone(), operations).map_err(|error| error.status())?
+            }
+            Wish::MergePatch(document) => {
+                pinned = meta::at(document, &["metadata", "resourceVersion"]).is_some();
+                let mut merged = view.clone();
+                patch::merge::apply(&mut merged, document.clone()).map_err(|error| error.status())?;
+                merged
+            }
+            Wish::Apply(config) => {
+                pinned = !meta::resource_version(config).is_empty();
+                apply::apply(schema, root, &OneVersion, Some(view), config, &manager, options.force)
+                    .map_err(|error| error.status())?
+            }
+        };
+        if let Wish::JsonPatch(operations) = self {
+            pinned = super::patch::names_version_in(operations);
+        }
+        if !pinned {
+            meta::remove(&mut wanted, "resourceVersion");
+        }
+        if !matches!(self, Wish::Apply(_)) {
+            apply::track_update(schema, root, &OneVersion, Some(view), &mut wanted, &manager)
+                .map_err(StatusError::internal)?;
+        }
+        Ok(wanted)
+    }
 }

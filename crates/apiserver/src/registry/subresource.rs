@@ -1,8 +1,8 @@
 //! Subresources: `status` and `scale` for any row, those that a strategy computes, and those that connect elsewhere.
 
+use apimachinery::Value;
 use apimachinery::resource::Verb;
 use apimachinery::status::{Result, StatusError};
-use apimachinery::{Value, patch};
 use http::header;
 
 use super::admit::Attributes;
@@ -106,24 +106,11 @@ async fn scaled(server: &ApiServer, mut call: Call, sent: Body, verb: Verb) -> R
     let options = WriteOptions::of(&call)?;
     let media = call.header(header::CONTENT_TYPE).unwrap_or_default().to_owned();
     let bytes = collect(sent).await?;
-    let format = match verb {
-        Verb::Update => crate::http::negotiate::body_format(Some(&media))?,
-        // A patch's media type says how to apply it.
-        _ => crate::http::negotiate::BodyFormat::Yaml,
-    };
-    let document = body::parse(&bytes, format, "Scale")?.value;
-    let make = |_: &mut Call, old: &Value| {
-        let view = scale::view(&row, old);
-        let mut wanted = match verb {
-            Verb::Update => document.clone(),
-            _ => patched_scale(&media, &view, &document)?,
-        };
-        if verb == Verb::Patch && apimachinery::meta::at(&document, &["metadata", "resourceVersion"]).is_none() {
-            apimachinery::meta::remove(&mut wanted, "resourceVersion");
-        }
-        let mut next = old.clone();
-        scale::set(&row, &mut next, &wanted)?;
-        Ok((next, Change::Patch))
+    let wish = scale::Wish::read(&options, verb, &media, &bytes)?;
+    let paths = scale::paths(&server.table(), &row);
+    let make = |call: &mut Call, old: &Value| {
+        let next = wish.next(call, &options, &paths, old, crate::server::now_seconds())?;
+        Ok((next, Change::Recorded))
     };
     let stored = update::modify(server, &mut call, &options, Part::other("scale"), make).await?;
     let object = match stored {
@@ -131,15 +118,4 @@ async fn scaled(server: &ApiServer, mut call: Call, sent: Body, verb: Verb) -> R
         Stored::Dry(object) => object,
     };
     Ok(respond::value(200, call.accepted.encoding, &scale::view(&row, &object)))
-}
-
-fn patched_scale(media: &str, view: &Value, document: &Value) -> Result<Value> {
-    let outcome = if media.starts_with("application/json-patch+json") {
-        patch::json::apply(view.clone(), document)
-    } else {
-        // A Scale has neither lists nor merge keys, so all the merge patches agree on it.
-        let mut merged = view.clone();
-        patch::merge::apply(&mut merged, document.clone()).map(|()| merged)
-    };
-    outcome.map_err(|error| error.status())
 }

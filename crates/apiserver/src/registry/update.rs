@@ -80,7 +80,9 @@ where
         let old = convert::from_storage(&call.row, entry.value.value());
         let (object, manager) = make(call, &old)?;
         let version = meta::resource_version(&object);
-        if !version.is_empty() && version != meta::resource_version(&old) {
+        // An applied configuration is first told of its conflicts.
+        let pinned = manager != managed::Change::Apply && !version.is_empty();
+        if pinned && version != meta::resource_version(&old) {
             return Err(StatusError::modified(&call.row.group_resource(), &call.info.name));
         }
         let next = prepare::update(server, call, options, moment, part, object, &old, manager).await?;

@@ -20,6 +20,7 @@ mod node;
 mod pod;
 mod policy;
 mod rbac;
+pub mod reset;
 mod reviews;
 mod service;
 mod storage;

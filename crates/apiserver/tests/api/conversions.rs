@@ -131,11 +131,19 @@ async fn versions_are_converted(api: Api) {
         .collect();
     assert_eq!(told, ["MODIFIED changed:9", "MODIFIED two:3", "DELETED two:3"]);
     assert_eq!(events[0]["object"]["metadata"]["resourceVersion"], patched["metadata"]["resourceVersion"]);
-    let applied = api
-        .apply(&format!("{v2}/a"), "me", json!({"apiVersion": "stable.example.com/v2", "kind": "Host", "port": "10"}))
-        .await;
+    // The owner wrote in the other version, and in its words the port is a part of a field of theirs.
+    let config = json!({"apiVersion": "stable.example.com/v2", "kind": "Host", "port": "10"});
+    let conflict = api.apply(&format!("{v2}/a"), "me", config.clone()).await;
+    assert_eq!(conflict.code, 409, "{}", conflict.text);
+    assert!(conflict.message().ends_with("using stable.example.com/v1: .hostPort"), "{}", conflict.message());
+    let applied = api.apply(&format!("{v2}/a"), "me&force=true", config).await;
     assert_eq!(applied.code, 200, "{}", applied.text);
-    assert_eq!(api.get(&format!("{v1}/a")).await["hostPort"], "changed:10");
+    let live = api.get(&format!("{v1}/a")).await;
+    assert_eq!(live["hostPort"], "changed:10");
+    let owners = live["metadata"]["managedFields"].as_array().unwrap();
+    let mine = owners.iter().find(|entry| entry["manager"] == "me").unwrap();
+    assert_eq!((&mine["apiVersion"], &mine["fieldsV1"]), (&json!("stable.example.com/v2"), &json!({"f:port": {}})));
+    assert!(!owners.iter().any(|entry| entry["fieldsV1"].get("f:hostPort").is_some()), "{owners:?}");
 }
 
 async fn conversions_that_fail(api: Api) {

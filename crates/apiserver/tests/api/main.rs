@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod aggregation;
+mod apply;
 mod conversions;
 mod custom;
 mod deletes;

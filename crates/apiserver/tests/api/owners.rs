@@ -96,14 +96,14 @@ async fn configurations_that_do_not_fit(api: Api) {
     let unknown = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: odd\n  unknown: a\n";
     for validation in ["Strict", "Warn", "Ignore"] {
         let (code, _, status) = apply(validation, unknown).await;
-        let why = "failed to create typed patch object (default/odd; v1, Kind=ConfigMap): .metadata.unknown: field not declared in schema";
+        let why = "failed to create typed patch object (/odd; /v1, Kind=ConfigMap): .metadata.unknown: field not declared in schema";
         assert_eq!((code, &status["message"]), (500, &json!(why)), "{validation}");
     }
-    let twice = "apiVersion: v1\nkind: ConfigMap\ndata:\n  a: v\n  a: w\n";
+    let twice = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: odd\ndata:\n  a: v\n  a: w\n";
     let (code, _, status) = apply("Strict", twice).await;
-    let why = "error strict decoding YAML: error converting YAML to JSON: yaml: unmarshal errors:\n  line 5: key \"a\" already set in map";
+    let why = "error strict decoding patch: error converting YAML to JSON: yaml: unmarshal errors:\n  line 7: key \"a\" already set in map";
     assert_eq!((code, &status["message"]), (400, &json!(why)));
     let (code, warning, made) = apply("Warn", twice).await;
     assert_eq!((code, &made["data"]["a"]), (201, &json!("w")));
-    assert_eq!(warning.as_deref(), Some("299 - \"line 5: key \\\"a\\\" already set in map\""));
+    assert_eq!(warning.as_deref(), Some("299 - \"line 7: key \\\"a\\\" already set in map\""));
 }
