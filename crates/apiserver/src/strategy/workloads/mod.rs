@@ -3,6 +3,7 @@
 mod cronjob;
 mod job;
 mod stateful;
+mod status;
 
 use std::sync::Arc;
 
@@ -106,9 +107,16 @@ impl Strategy for Workload {
             if stateful {
                 stateful::validate_status(object, old, &mut errors);
             }
+            status::validate(meta::str_at(object, &["kind"]), object, old, &mut errors);
             return errors;
         }
         validate_template(object, self.restarts, &mut errors);
+        match meta::str_at(object, &["kind"]) {
+            "DaemonSet" => refuse_deadline(object, "DaemonSet", &mut errors),
+            // A deployment's template is that of its replica sets.
+            "Deployment" | "ReplicaSet" => refuse_deadline(object, "ReplicaSet", &mut errors),
+            _ => {}
+        }
         validate_deadlines(object, &mut errors);
         if let Some(old) = old {
             for path in self.fixed {
@@ -129,6 +137,15 @@ impl Strategy for Workload {
         let mut warnings = job::name_warnings(object, old);
         warnings.extend(stateful::warnings(object));
         warnings
+    }
+}
+
+/// Pods that are kept running have no end.
+fn refuse_deadline(object: &Value, kind: &str, errors: &mut ErrorList) {
+    const DEADLINE: [&str; 4] = ["spec", "template", "spec", "activeDeadlineSeconds"];
+    if meta::at(object, &DEADLINE).is_some_and(|seconds| !seconds.is_null()) {
+        let why = format!("activeDeadlineSeconds in {kind} is not Supported");
+        errors.push(Error::forbidden(&path_of(&DEADLINE), &why));
     }
 }
 
@@ -185,10 +202,13 @@ impl Strategy for Controller {
         }
     }
 
-    fn validate(&self, _cx: &Context<'_>, part: Part, object: &Value, _old: Option<&Value>) -> ErrorList {
+    fn validate(&self, _cx: &Context<'_>, part: Part, object: &Value, old: Option<&Value>) -> ErrorList {
         let mut errors = ErrorList::new();
-        if part != Part::Status {
+        if part == Part::Status {
+            status::validate("ReplicationController", object, old, &mut errors);
+        } else {
             validate_template(object, &["Always"], &mut errors);
+            refuse_deadline(object, "ReplicationController", &mut errors);
         }
         errors
     }
