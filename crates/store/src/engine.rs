@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use parking_lot::RwLock;
 use tokio::sync::oneshot;
 
@@ -34,10 +35,13 @@ const EXPIRE_STEP: usize = 256;
 
 type Answer<V> = Result<Outcome<V>, Error>;
 type Reply<V> = oneshot::Sender<Answer<V>>;
+type Queued<V> = (Txn, Vec<Option<Bytes>>, Reply<V>);
 
 pub(crate) enum Request<V> {
     Commit {
         txn: Txn,
+        /// What is kept of the ops' values; empty where that is the values.
+        sealed: Vec<Option<Bytes>>,
         reply: Reply<V>,
     },
     /// Answered when all that is visible is durable.
@@ -131,9 +135,9 @@ impl<V: Value> Engine<V> {
         let mut bytes = 0;
         for request in requests {
             match request {
-                Request::Commit { txn, reply } => {
+                Request::Commit { txn, sealed, reply } => {
                     bytes += txn.ops.iter().map(value_len).sum::<usize>();
-                    txns.push((txn, reply));
+                    txns.push((txn, sealed, reply));
                     if txns.len() >= BATCH_TXNS || bytes >= BATCH_BYTES {
                         self.commit(std::mem::take(&mut txns));
                         bytes = 0;
@@ -152,7 +156,7 @@ impl<V: Value> Engine<V> {
         }
     }
 
-    fn commit(&mut self, txns: Vec<(Txn, Reply<V>)>) {
+    fn commit(&mut self, txns: Vec<Queued<V>>) {
         let batch = self.decide(txns);
         match self.append(&batch) {
             Ok(()) => self.publish(batch),
@@ -165,14 +169,14 @@ impl<V: Value> Engine<V> {
         }
     }
 
-    fn decide(&mut self, txns: Vec<(Txn, Reply<V>)>) -> Batch<V> {
+    fn decide(&mut self, txns: Vec<Queued<V>>) -> Batch<V> {
         let mut pending = Pending::after(&self.state.read(), self.clock.ms_at(Instant::now()));
         let mut replies = Vec::with_capacity(txns.len());
         let mut sync = false;
-        for (txn, reply) in txns {
+        for (txn, sealed, reply) in txns {
             let durability = txn.durability;
             let before = pending.revision;
-            replies.push((reply, pending.decide(&self.state, txn, &self.options)));
+            replies.push((reply, pending.decide(&self.state, txn, sealed, &self.options)));
             sync |= durability == Durability::Synced && pending.revision > before;
         }
         Batch { pending, replies, sync }
@@ -221,7 +225,8 @@ impl<V: Value> Engine<V> {
         let mut pending = Pending::after(&self.state.read(), now_ms);
         for key in due {
             let txn = Txn { ops: vec![crate::Op::Delete { key: key.to_string() }], ..Txn::default() };
-            pending.decide(&self.state, txn, &self.options).expect("the deletion of one key is always allowed");
+            let decided = pending.decide(&self.state, txn, Vec::new(), &self.options);
+            decided.expect("the deletion of one key is always allowed");
         }
         let batch = Batch { pending, replies: Vec::new(), sync: false };
         match self.append(&batch) {

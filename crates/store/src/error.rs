@@ -32,6 +32,9 @@ pub enum Error {
     /// Written by a later version of the store: only that one, or a newer one, can read it.
     #[error("{} has format {found}, written by a newer version; this one reads formats up to {newest}", path.display())]
     NewerFormat { path: PathBuf, found: u32, newest: u32 },
+    /// The caller's [`crate::Transformer`] could not seal a value: the transaction did not happen.
+    #[error("unable to transform key {key:?}: {reason}")]
+    Transform { key: String, reason: String },
     #[error("the store is closed")]
     Closed,
     /// What the caller gave cannot be used.

@@ -29,12 +29,14 @@ struct Ring<V> {
     whole: Revision,
     /// Whether a push has already asked for the watchers to be woken.
     waking: bool,
+    /// Watchers of an older one have to list again, however much they have seen.
+    generation: u64,
     closed: bool,
 }
 
 impl<V> Feed<V> {
     pub(crate) fn new(floor: Revision) -> Self {
-        let ring = Ring { events: VecDeque::new(), floor, whole: floor, waking: false, closed: false };
+        let ring = Ring { events: VecDeque::new(), floor, whole: floor, waking: false, generation: 0, closed: false };
         Feed { ring: Mutex::new(ring), wake: Notify::new() }
     }
 
@@ -85,6 +87,16 @@ impl<V> Feed<V> {
         self.wake.notify_waiters();
     }
 
+    /// Something is otherwise than the events say: all that watch now have fallen behind.
+    pub(crate) fn invalidate(&self) {
+        self.ring.lock().generation += 1;
+        self.wake.notify_waiters();
+    }
+
+    fn generation(&self) -> u64 {
+        self.ring.lock().generation
+    }
+
     pub(crate) fn close(&self) {
         self.ring.lock().closed = true;
         self.wake.notify_waiters();
@@ -114,6 +126,7 @@ pub struct Watcher<V> {
     feed: Arc<Feed<V>>,
     /// Of the feed's events, those that are asked for; none is all.
     only: Option<Only>,
+    generation: u64,
     /// Everything up to and with this revision has been delivered.
     cursor: Revision,
 }
@@ -124,14 +137,14 @@ impl<V> Watcher<V> {
         let directory = prefix.rfind('/').map_or("", |at| &prefix[..=at]);
         let feed = state.write().subscribe(directory, after)?;
         let only = (directory.len() < prefix.len()).then(|| Only::Prefix(prefix.into()));
-        Ok(Watcher { state: state.clone(), feed, only, cursor: after })
+        Ok(Watcher { state: state.clone(), generation: feed.generation(), feed, only, cursor: after })
     }
 
     /// A watch of one key.
     pub(crate) fn of_key(state: &Arc<RwLock<State<V>>>, key: &str, after: Revision) -> Result<Self, Error> {
         let feed = state.write().subscribe(key, after)?;
         let only = (key.is_empty() || key.ends_with('/')).then(|| Only::Key(key.into()));
-        Ok(Watcher { state: state.clone(), feed, only, cursor: after })
+        Ok(Watcher { state: state.clone(), generation: feed.generation(), feed, only, cursor: after })
     }
 
     /// The next events, at least one, in revision order; transactions are never split. Waits if there is none yet.
@@ -157,7 +170,7 @@ impl<V> Watcher<V> {
         let mut taken = Vec::new();
         loop {
             let ring = self.feed.ring.lock();
-            if self.cursor < ring.floor {
+            if self.cursor < ring.floor || self.generation != ring.generation {
                 return Err(Error::Compacted { requested: self.cursor, compacted: ring.floor });
             }
             let start = ring.events.partition_point(|event| event.revision <= self.cursor);

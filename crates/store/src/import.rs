@@ -16,24 +16,7 @@ use crate::etcd::RawEntry;
 use crate::log::Log;
 use crate::recovery::{Recovered, recover};
 use crate::state::State;
-use crate::{Entry, Error, Options, Revision, Value};
-
-/// A value that is its bytes.
-struct Plain(bytes::Bytes);
-
-impl Value for Plain {
-    fn committed(bytes: bytes::Bytes, _: Revision) -> Self {
-        Plain(bytes)
-    }
-
-    fn deleted(&self, _: Revision) -> Self {
-        Plain(self.0.clone())
-    }
-
-    fn stored(&self) -> [&[u8]; 2] {
-        [&self.0, &[]]
-    }
-}
+use crate::{Entry, Error, Options, Revision};
 
 /// Makes a store with these entries, at `revision`, in a directory without one.
 ///
@@ -50,12 +33,13 @@ pub fn import(dir: &Path, entries: Vec<RawEntry>, revision: Revision) -> Result<
             .map_err(|_| Error::RequestTooLarge { reason: format!("{} is larger than 4 GiB", raw.key) })?;
         Ok(Arc::new(Entry {
             key: Arc::from(raw.key.as_str()),
-            value: Plain(raw.value),
+            value: raw.value,
             len,
             create_revision: raw.create_revision,
             mod_revision: raw.mod_revision,
             version: raw.version,
             expiry: raw.ttl.map(|ttl| Box::new(Expiry::new(now_ms, ttl))),
+            sealed: None,
         }))
     };
     let entries = entries.into_iter().map(entry).collect::<Result<Vec<_>, Error>>()?;
@@ -97,7 +81,7 @@ mod tests {
         let again = import(dir.path(), entries, 2000).unwrap_err();
         assert!(matches!(again, Error::Configuration { .. }), "{again}");
         for _ in 0..2 {
-            let store = Store::<Plain>::open(dir.path(), Options::default()).unwrap();
+            let store = Store::<bytes::Bytes>::open(dir.path(), Options::default()).unwrap();
             assert_eq!(store.revision(), 1000);
             let found = store.range(&Range::prefix("/")).unwrap().entries;
             let told: Vec<_> = found

@@ -60,6 +60,8 @@
 //!     it goes on with revisions that nobody has seen (`snapshot.rs`, `tests/snapshots.rs` of the crate).
 //! 11. Files of every older format are read and replaced by the newest, those of newer ones are refused (`tests/format.rs` of the
 //!     crate).
+//! 12. With a [`Transformer`], no byte of a value that it seals reaches a file or etcd otherwise than sealed, and what cannot be opened
+//!     is never lost (`transform.rs`, `tests/transform.rs`).
 
 mod checkpoint;
 mod clock;
@@ -80,12 +82,14 @@ mod state;
 mod store;
 #[cfg(test)]
 mod tests;
+mod transform;
 mod types;
 
 pub use error::Error;
 pub use feed::Watcher;
 pub use import::import;
 pub use store::Store;
+pub use transform::Transformer;
 pub use types::{
     Change, Compare, Durability, Entry, Event, Expect, Listing, Op, Options, Outcome, Range, Txn, prefix_end,
 };
@@ -101,4 +105,19 @@ pub trait Value: Send + Sync + 'static {
     fn deleted(&self, revision: Revision) -> Self;
     /// What was committed, byte for byte, as pieces that are put together; so the store need not keep it a second time.
     fn stored(&self) -> [&[u8]; 2];
+}
+
+/// For whoever wants nothing but the bytes.
+impl Value for bytes::Bytes {
+    fn committed(bytes: bytes::Bytes, _: Revision) -> Self {
+        bytes
+    }
+
+    fn deleted(&self, _: Revision) -> Self {
+        self.clone()
+    }
+
+    fn stored(&self) -> [&[u8]; 2] {
+        [self, &[]]
+    }
 }

@@ -8,6 +8,7 @@ use parking_lot::RwLock;
 
 use crate::clock::Expiry;
 use crate::state::State;
+use crate::transform::Sealed;
 use crate::{Change, Compare, Entry, Error, Event, Expect, Op, Options, Outcome, Revision, Txn, Value};
 
 /// No transaction may be larger on disk, in bytes: more is a mistake, and recovery holds one in memory.
@@ -38,11 +39,13 @@ impl<V: Value> Pending<V> {
 
     /// Decides `txn`. On an error, or where a compare fails, nothing is pending that was not before.
     ///
-    /// The lock is held for the look-ups only: making values is the caller's code and may take its time.
+    /// `sealed` is what is kept of the ops' values, empty where that is the values. The lock is held for the look-ups only: making
+    /// values is the caller's code and may take its time.
     pub(crate) fn decide(
         &mut self,
         state: &RwLock<State<V>>,
         txn: Txn,
+        sealed: Vec<Option<Bytes>>,
         options: &Options,
     ) -> Result<Outcome<V>, Error> {
         let (current, before) = {
@@ -59,12 +62,14 @@ impl<V: Value> Pending<V> {
             return Ok(Outcome::Failed { current });
         }
         check_keys(&txn.ops)?;
-        let live_bytes = self.check_size(&txn.ops, &before, options)?;
+        let live_bytes = self.check_size(&txn.ops, &sealed, &before, options)?;
 
         let revision = self.revision + 1;
         let stamp = Stamp { revision, now_ms: self.now_ms };
+        let sealed = sealed.into_iter().chain(std::iter::repeat(None));
+        let ops = txn.ops.into_iter().zip(before).zip(sealed);
         let events: Vec<_> =
-            txn.ops.into_iter().zip(before).map(|(op, previous)| apply(op, previous, stamp).map(Arc::new)).collect();
+            ops.map(|((op, previous), sealed)| apply(op, sealed, previous, stamp).map(Arc::new)).collect();
         let entries = events.iter().map(|event| event.as_ref().map(|event| event.entry().clone())).collect();
         for event in events.into_iter().flatten() {
             let entry = match &event.change {
@@ -80,11 +85,19 @@ impl<V: Value> Pending<V> {
     }
 
     /// The live bytes after the ops, if that is allowed. What shrinks the store is, whatever its size.
-    fn check_size(&self, ops: &[Op], before: &[Option<Arc<Entry<V>>>], options: &Options) -> Result<u64, Error> {
+    fn check_size(
+        &self,
+        ops: &[Op],
+        sealed: &[Option<Bytes>],
+        before: &[Option<Arc<Entry<V>>>],
+        options: &Options,
+    ) -> Result<u64, Error> {
+        let kept = |at: usize| sealed.get(at).and_then(Option::as_ref);
         let added: u64 = ops
             .iter()
-            .map(|op| match op {
-                Op::Put { key, value, .. } => (key.len() + value.len()) as u64,
+            .enumerate()
+            .map(|(at, op)| match op {
+                Op::Put { key, value, .. } => (key.len() + kept(at).unwrap_or(value).len()) as u64,
                 Op::Delete { .. } => 0,
             })
             .sum();
@@ -123,27 +136,35 @@ struct Stamp {
     now_ms: u64,
 }
 
-fn apply<V: Value>(op: Op, previous: Option<Arc<Entry<V>>>, stamp: Stamp) -> Option<Event<V>> {
+fn apply<V: Value>(op: Op, sealed: Option<Bytes>, previous: Option<Arc<Entry<V>>>, stamp: Stamp) -> Option<Event<V>> {
     let change = match op {
         Op::Put { key, value, ttl } => {
             let expiry = ttl.map(|ttl| Box::new(Expiry::new(stamp.now_ms, ttl)));
-            Change::Put(Arc::new(Entry { expiry, ..put(&key, value, previous.as_deref(), stamp.revision) }))
+            Change::Put(Arc::new(Entry { expiry, ..put(&key, value, sealed, previous.as_deref(), stamp.revision) }))
         }
         Op::Delete { .. } => Change::Delete(Arc::new(tombstone(previous.as_deref()?, stamp.revision))),
     };
     Some(Event { revision: stamp.revision, previous, change })
 }
 
-fn put<V: Value>(key: &str, bytes: Bytes, previous: Option<&Entry<V>>, revision: Revision) -> Entry<V> {
+fn put<V: Value>(
+    key: &str,
+    bytes: Bytes,
+    sealed: Option<Bytes>,
+    previous: Option<&Entry<V>>,
+    revision: Revision,
+) -> Entry<V> {
+    let len = sealed.as_ref().unwrap_or(&bytes).len();
     Entry {
         // All versions of a key share its one allocation.
         key: previous.map_or_else(|| key.into(), |previous| previous.key.clone()),
-        len: u32::try_from(bytes.len()).expect("a transaction is smaller than 4 GiB"),
+        len: u32::try_from(len).expect("a transaction is smaller than 4 GiB"),
         value: V::committed(bytes, revision),
         create_revision: previous.map_or(revision, |previous| previous.create_revision),
         mod_revision: revision,
         version: previous.map_or(1, |previous| previous.version + 1),
         expiry: None,
+        sealed: sealed.map(|bytes| Box::new(Sealed { bytes, unreadable: None })),
     }
 }
 
@@ -156,5 +177,6 @@ pub(crate) fn tombstone<V: Value>(previous: &Entry<V>, revision: Revision) -> En
         mod_revision: revision,
         version: previous.version + 1,
         expiry: None,
+        sealed: None,
     }
 }

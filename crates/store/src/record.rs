@@ -331,7 +331,7 @@ fn put<V: Value>(out: &mut Vec<u8>, entry: &Entry<V>) {
         }
     }
     out.extend(entry.len.to_le_bytes());
-    for piece in entry.value.stored() {
+    for piece in entry.kept() {
         out.extend(piece);
     }
 }

@@ -29,23 +29,6 @@ use crate::state::State;
 use crate::store::entries;
 use crate::{Change, Entry, Error, Revision, Store, Value, clock};
 
-/// A value that is its bytes.
-struct Raw(bytes::Bytes);
-
-impl Value for Raw {
-    fn committed(bytes: bytes::Bytes, _: Revision) -> Self {
-        Raw(bytes)
-    }
-
-    fn deleted(&self, _: Revision) -> Self {
-        Raw(self.0.clone())
-    }
-
-    fn stored(&self) -> [&[u8]; 2] {
-        [&self.0, &[]]
-    }
-}
-
 /// Entries per look at the index and per record.
 const PAGE: usize = 256;
 /// Written between syncs, so that a commit's sync never waits for much of the snapshot.
@@ -98,7 +81,7 @@ pub fn save(dir: &Path, path: &Path) -> Result<Summary, Error> {
     let directory = Directory::lock_existing(dir)?;
     let recovered = recover(&directory)?;
     let revision = recovered.revision;
-    write(path, revision, &entries::<Raw>(recovered.entries))
+    write(path, revision, &entries::<bytes::Bytes>(recovered.entries, None))
 }
 
 /// The state at one revision, without keeping commits waiting.

@@ -32,6 +32,8 @@ pub(crate) struct State<V> {
     live_bytes: u64,
     /// Of the live keys that have one: when they expire, in milliseconds since the Unix epoch.
     expiries: BTreeSet<(u64, Arc<str>)>,
+    /// Of the live keys those whose value cannot be opened.
+    unreadable: BTreeSet<Arc<str>>,
     feeds: HashMap<Box<str>, Arc<Feed<V>>>,
     closed: bool,
 }
@@ -47,6 +49,8 @@ impl<V> State<V> {
     pub(crate) fn new(entries: Vec<Arc<Entry<V>>>, revision: Revision) -> Self {
         let live_bytes = entries.iter().map(|entry| entry.size()).sum();
         let expiries = entries.iter().filter_map(expiry).collect();
+        let unreadable = entries.iter().filter(|entry| entry.unreadable().is_some());
+        let unreadable = unreadable.map(|entry| entry.key.clone()).collect();
         State {
             index: entries.into_iter().map(|entry| (entry.key.clone(), entry)).collect(),
             revision,
@@ -56,6 +60,7 @@ impl<V> State<V> {
             history_bytes: 0,
             live_bytes,
             expiries,
+            unreadable,
             feeds: HashMap::new(),
             closed: false,
         }
@@ -164,10 +169,14 @@ impl<V> State<V> {
             if let Some(gone) = event.previous.as_ref().and_then(expiry) {
                 self.expiries.remove(&gone);
             }
+            if event.previous.as_ref().is_some_and(|previous| previous.unreadable().is_some()) {
+                self.unreadable.remove(event.key());
+            }
             match &event.change {
                 Change::Put(entry) => {
                     self.live_bytes += entry.size();
                     self.expiries.extend(expiry(entry));
+                    self.unreadable.extend(entry.unreadable().map(|_| entry.key.clone()));
                     self.index.insert(entry.key.clone(), entry.clone());
                 }
                 Change::Delete(tombstone) => {
@@ -291,6 +300,30 @@ impl<V> State<V> {
             feed.reset(revision);
         }
         std::mem::replace(self, fresh)
+    }
+
+    /// The live entries whose value cannot be opened.
+    pub(crate) fn unreadable(&self) -> Vec<Arc<Entry<V>>> {
+        self.unreadable.iter().filter_map(|key| self.index.get(key)).cloned().collect()
+    }
+
+    /// Puts the same versions in another form in the place of those that are still there. Watchers of them have to list again.
+    pub(crate) fn replace<'a>(&mut self, pairs: impl IntoIterator<Item = (&'a Arc<Entry<V>>, Arc<Entry<V>>)>)
+    where
+        V: 'a,
+    {
+        for (old, new) in pairs {
+            let Some(slot) = self.index.get_mut(&old.key).filter(|now| Arc::ptr_eq(now, old)) else { continue };
+            if new.unreadable().is_none() {
+                self.unreadable.remove(&new.key);
+            }
+            *slot = new;
+            for prefix in feed_prefixes(&old.key) {
+                if let Some(feed) = self.feeds.get(prefix) {
+                    feed.invalidate();
+                }
+            }
+        }
     }
 
     /// The retained events of one revision.

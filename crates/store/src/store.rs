@@ -16,7 +16,8 @@ use crate::inbox::Inbox;
 use crate::log::Log;
 use crate::recovery::{Loaded, recover};
 use crate::state::State;
-use crate::{Entry, Error, Listing, Options, Outcome, Range, Revision, Txn, Value, Watcher};
+use crate::transform::{self, Transform};
+use crate::{Entry, Error, Listing, Options, Outcome, Range, Revision, Transformer, Txn, Value, Watcher};
 
 /// An ordered, revisioned key-value store. Cloning shares it; the last clone's end closes it.
 pub struct Store<V: Value> {
@@ -32,6 +33,7 @@ impl<V: Value> Clone for Store<V> {
 struct Handle<V: Value> {
     state: Arc<RwLock<State<V>>>,
     backend: Backend<V>,
+    transform: Transform,
 }
 
 /// Where transactions go; what they did comes back into the state.
@@ -61,7 +63,7 @@ impl<V: Value> Store<V> {
     pub(crate) fn open_disk_at(disk: Arc<dyn Disk>, options: Options, system_ms: u64) -> Result<Self, Error> {
         let mut recovered = recover(&*disk)?;
         let (log, revision) = Log::open(disk.clone(), &recovered, &options)?;
-        let entries = entries(std::mem::take(&mut recovered.entries));
+        let entries = entries(std::mem::take(&mut recovered.entries), options.transformer.as_deref());
         Ok(Self::start(State::new(entries, revision), options, Some((disk, log)), system_ms))
     }
 
@@ -74,20 +76,23 @@ impl<V: Value> Store<V> {
         let clock = Clock::starting(system_ms, state.newest_ms());
         let state = Arc::new(RwLock::new(state));
         let inbox = Arc::new(Inbox::new(options.queue));
+        let transform = options.transformer.clone();
         let engine = Engine::new(state.clone(), inbox.clone(), options, disk, clock);
         let thread = std::thread::Builder::new()
             .name("store-commit".to_owned())
             .spawn(move || engine.run())
             .expect("the process can start a thread");
         let backend = Backend::Embedded(Embedded { inbox, thread: Mutex::new(Some(thread)) });
-        Store { handle: Arc::new(Handle { state, backend }) }
+        Store { handle: Arc::new(Handle { state, backend, transform }) }
     }
 
     /// Opens the store on an etcd cluster: loads what is below the configured prefix, and follows it. The tasks that do so run on the
     /// caller's tokio runtime, until the last handle is gone.
     pub async fn open_etcd(config: etcd::Config, options: Options) -> Result<Self, Error> {
+        let transform = options.transformer.clone();
         let etcd = Etcd::open(config, options).await?;
-        Ok(Store { handle: Arc::new(Handle { state: etcd.state().clone(), backend: Backend::Etcd(etcd) }) })
+        let (state, backend) = (etcd.state().clone(), Backend::Etcd(etcd));
+        Ok(Store { handle: Arc::new(Handle { state, backend, transform }) })
     }
 
     /// Returns when what was acknowledged to anybody, in whatever process, before this was called, is visible here. At once where this
@@ -128,12 +133,13 @@ impl<V: Value> Store<V> {
     /// On etcd every transaction is as durable as a majority of its members; [`Error::Uncertain`] says that it is not known whether it
     /// happened, all other errors that it did not.
     pub async fn commit(&self, txn: Txn) -> Result<Outcome<V>, Error> {
+        let sealed = transform::seal(&self.handle.transform, &txn.ops)?;
         let embedded = match &self.handle.backend {
             Backend::Embedded(embedded) => embedded,
-            Backend::Etcd(etcd) => return etcd.commit(txn).await,
+            Backend::Etcd(etcd) => return etcd.commit(txn, sealed).await,
         };
         let (reply, outcome) = oneshot::channel();
-        embedded.inbox.send(Request::Commit { txn, reply }).await?;
+        embedded.inbox.send(Request::Commit { txn, sealed, reply }).await?;
         outcome.await.map_err(|_| Error::Closed)?
     }
 
@@ -156,6 +162,27 @@ impl<V: Value> Store<V> {
         let dropped = self.handle.state.write().compact_to(revision)?;
         drop(dropped);
         Ok(())
+    }
+
+    /// Whether the value would be kept otherwise if it were written now: then it is to be, though nothing changes.
+    pub fn is_stale(&self, entry: &Entry<V>) -> bool {
+        let Some(transformer) = &self.handle.transform else { return false };
+        transformer.is_stale(&entry.key, entry.sealed.as_ref().map(|sealed| &*sealed.bytes))
+    }
+
+    /// Tries again to open what could not be opened. Returns how many values can be had now, and how many still cannot.
+    ///
+    /// Who watches any of the former is told that it has fallen behind, as they come into being without an event. Blocks.
+    pub fn reopen(&self) -> (usize, usize) {
+        let Some(transformer) = &self.handle.transform else { return (0, 0) };
+        let stuck = self.handle.state.read().unreadable();
+        let total = stuck.len();
+        let opened: Vec<_> = stuck.iter().filter_map(|entry| Some((entry, reopened(&**transformer, entry)?))).collect();
+        let count = opened.len();
+        if count > 0 {
+            self.handle.state.write().replace(opened);
+        }
+        (count, total - count)
     }
 
     /// Finishes what is queued, syncs it, ends all watches and releases the directory. Later commits fail with
@@ -189,22 +216,35 @@ impl<V: Value> Drop for Handle<V> {
     }
 }
 
+/// `entry` with its value, if that can be had now.
+fn reopened<V: Value>(transformer: &dyn Transformer, entry: &Arc<Entry<V>>) -> Option<Arc<Entry<V>>> {
+    let kept = entry.sealed.as_ref()?.bytes.clone();
+    let (value, sealed) = transform::open(Some(transformer), &entry.key, kept, entry.mod_revision);
+    let next = Entry { sealed, ..entry.with_value(value) };
+    next.unreadable().is_none().then(|| Arc::new(next))
+}
+
 /// Makes the values of what was loaded, on all processors.
-pub(crate) fn entries<V: Value>(loaded: HashMap<Box<str>, Loaded>) -> Vec<Arc<Entry<V>>> {
+pub(crate) fn entries<V: Value>(
+    loaded: HashMap<Box<str>, Loaded>,
+    transformer: Option<&dyn Transformer>,
+) -> Vec<Arc<Entry<V>>> {
     let mut loaded: Vec<_> = loaded.into_iter().collect();
     // In key order, the index is built without searching.
     loaded.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
     let workers = std::thread::available_parallelism().map_or(1, |count| count.get());
     let share = loaded.len().div_ceil(workers).max(1024);
     let make = |(key, loaded): &(Box<str>, Loaded)| {
+        let (value, sealed) = transform::open(transformer, key, loaded.bytes.clone(), loaded.mod_revision);
         Arc::new(Entry {
             key: Arc::from(&**key),
-            value: V::committed(loaded.bytes.clone(), loaded.mod_revision),
+            value,
             len: u32::try_from(loaded.bytes.len()).expect("a transaction is smaller than 4 GiB"),
             create_revision: loaded.create_revision,
             mod_revision: loaded.mod_revision,
             version: loaded.version,
             expiry: loaded.expiry.map(Box::new),
+            sealed,
         })
     };
     std::thread::scope(|scope| {

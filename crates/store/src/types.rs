@@ -6,15 +6,16 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
-use crate::Revision;
 use crate::clock::Expiry;
+use crate::transform::Sealed;
+use crate::{Revision, Transformer};
 
 /// One committed version of a key. Immutable and shared by the index, the history and every reader.
 pub struct Entry<V> {
     pub key: Arc<str>,
     /// The caller's form of what was committed, made once. For a tombstone: of the last bytes before the deletion.
     pub value: V,
-    /// Length in bytes of what was committed.
+    /// Length in bytes of what is kept.
     pub(crate) len: u32,
     /// Revision that made the key come into being.
     pub create_revision: Revision,
@@ -24,6 +25,8 @@ pub struct Entry<V> {
     pub version: u64,
     /// Boxed, since few keys have one.
     pub(crate) expiry: Option<Box<Expiry>>,
+    /// What is kept of the value where that is not what was committed. Boxed for the same reason.
+    pub(crate) sealed: Option<Box<Sealed>>,
 }
 
 impl<V> Entry<V> {
@@ -43,6 +46,7 @@ impl<V> Entry<V> {
             mod_revision: self.mod_revision,
             version: self.version,
             expiry: self.expiry.clone(),
+            sealed: self.sealed.clone(),
         }
     }
 
@@ -234,6 +238,8 @@ pub struct Options {
     pub segment_bytes: u64,
     /// Space is reclaimed when the files exceed twice the live data plus this, in bytes.
     pub garbage_bytes: u64,
+    /// In what form values are kept; none is as they are.
+    pub transformer: Option<Arc<dyn Transformer>>,
 }
 
 impl Default for Options {
@@ -248,6 +254,7 @@ impl Default for Options {
             queue: 4096,
             segment_bytes: 64 << 20,
             garbage_bytes: 16 << 20,
+            transformer: None,
         }
     }
 }

@@ -4,6 +4,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::client::{Failure, from_wire, revision_of, to_wire};
 use super::lease::Leases;
 use super::wire::{self, method, request_op, response_op};
@@ -13,7 +15,13 @@ use crate::{Compare, Entry, Error, Expect, Op, Outcome, Revision, Txn, Value};
 /// Sendings of a transaction that may be sent again.
 const TRIES: usize = 3;
 
-pub(crate) async fn commit<V: Value>(core: &Core<V>, leases: &Leases, txn: Txn) -> Result<Outcome<V>, Error> {
+/// `sealed` is what is kept of the ops' values, empty where that is the values.
+pub(crate) async fn commit<V: Value>(
+    core: &Core<V>,
+    leases: &Leases,
+    txn: Txn,
+    sealed: Vec<Option<Bytes>>,
+) -> Result<Outcome<V>, Error> {
     core.client.check()?;
     if let Some(op) = txn.ops.iter().find(|op| !op.key().starts_with(&core.prefix)) {
         let reason = format!("key {:?} is not below {:?}", op.key(), core.prefix);
@@ -29,7 +37,7 @@ pub(crate) async fn commit<V: Value>(core: &Core<V>, leases: &Leases, txn: Txn) 
         }
         // With a key twice it is only asked whether the conditions hold, which comes first.
         let ops = if twice.is_some() { &[][..] } else { &txn.ops };
-        let request = request(&txn.compares, ops, &granted);
+        let request = request(&txn.compares, ops, &sealed, &granted);
         let shown = core.state.read().revision();
         match send(core, &request, is_guarded(&txn)).await {
             Err(Error::Datastore { reason }) if again && reason.contains("lease not found") => {
@@ -84,20 +92,20 @@ async fn send<V>(core: &Core<V>, request: &wire::TxnRequest, guarded: bool) -> R
     unreachable!("the loop ends by returning")
 }
 
-fn request(compares: &[Compare], ops: &[Op], leases: &[(Duration, i64)]) -> wire::TxnRequest {
+fn request(compares: &[Compare], ops: &[Op], sealed: &[Option<Bytes>], leases: &[(Duration, i64)]) -> wire::TxnRequest {
     let read = |compare: &Compare| {
         let range = wire::RangeRequest { key: bytes_of(&compare.key), ..Default::default() };
         wire::RequestOp { request: Some(request_op::Request::Range(range)) }
     };
     wire::TxnRequest {
         compare: compares.iter().map(compare).collect(),
-        success: ops.iter().map(|op| write(op, leases)).collect(),
+        success: ops.iter().enumerate().map(|(at, op)| write(op, sealed.get(at), leases)).collect(),
         failure: compares.iter().map(read).collect(),
     }
 }
 
-fn bytes_of(key: &str) -> bytes::Bytes {
-    bytes::Bytes::copy_from_slice(key.as_bytes())
+fn bytes_of(key: &str) -> Bytes {
+    Bytes::copy_from_slice(key.as_bytes())
 }
 
 fn compare(compare: &Compare) -> wire::Compare {
@@ -113,11 +121,12 @@ fn compare(compare: &Compare) -> wire::Compare {
     wire::Compare { result: result as i32, target: target as i32, key: bytes_of(&compare.key), value: Some(value) }
 }
 
-fn write(op: &Op, leases: &[(Duration, i64)]) -> wire::RequestOp {
+fn write(op: &Op, sealed: Option<&Option<Bytes>>, leases: &[(Duration, i64)]) -> wire::RequestOp {
     let request = match op {
         Op::Put { key, value, ttl } => {
             let lease = leases.iter().find(|(of, _)| Some(*of) == *ttl).map_or(0, |(_, id)| *id);
-            request_op::Request::Put(wire::PutRequest { key: bytes_of(key), value: value.clone(), lease })
+            let value = sealed.and_then(Option::as_ref).unwrap_or(value).clone();
+            request_op::Request::Put(wire::PutRequest { key: bytes_of(key), value, lease })
         }
         Op::Delete { key } => request_op::Request::DeleteRange(wire::DeleteRangeRequest { key: bytes_of(key) }),
     };
@@ -174,7 +183,10 @@ fn shared<V: Value>(core: &Core<V>, kv: wire::KeyValue) -> Option<Arc<Entry<V>>>
     let known = core.state.read().get(std::str::from_utf8(&kv.key).ok()?).cloned();
     match known {
         Some(known) if known.mod_revision == from_wire(kv.mod_revision) => Some(known),
-        known => load::entry(kv, known.as_ref().map(|known| &known.key)).map(Arc::new),
+        known => {
+            let known = known.as_ref().map(|known| &known.key);
+            load::entry(kv, known, core.transform().as_deref()).map(Arc::new)
+        }
     }
 }
 

@@ -62,14 +62,14 @@ pub(crate) async fn run<V: Value>(core: Arc<Core<V>>) {
     }
 }
 
-async fn follow<V: Value>(core: &Core<V>) -> End {
+async fn follow<V: Value>(core: &Arc<Core<V>>) -> End {
     match watch(core).await {
         Ok(never) => match never {},
         Err(end) => end,
     }
 }
 
-async fn watch<V: Value>(core: &Core<V>) -> Result<std::convert::Infallible, End> {
+async fn watch<V: Value>(core: &Arc<Core<V>>) -> Result<std::convert::Infallible, End> {
     let shown = core.state.read().revision();
     let newest = core.client.newest_revision().await?;
     core.check_revision(shown, newest)?;
@@ -105,16 +105,22 @@ async fn watch<V: Value>(core: &Core<V>) -> Result<std::convert::Infallible, End
         }
         pieces.extend(answer.events);
         if !answer.fragment && !pieces.is_empty() {
-            apply(core, std::mem::take(&mut pieces))?;
+            apply(core, std::mem::take(&mut pieces)).await?;
         }
     }
 }
 
 /// Makes whole revisions visible.
-fn apply<V: Value>(core: &Core<V>, events: Vec<wire::Event>) -> Result<(), End> {
+async fn apply<V: Value>(core: &Arc<Core<V>>, events: Vec<wire::Event>) -> Result<(), End> {
     let shown = core.state.read().revision();
     let revision = in_order(shown, &events)?;
-    let events = translate(core, events);
+    let events = if core.transform().as_ref().is_some_and(|transformer| transformer.waits()) {
+        let core = core.clone();
+        let work = tokio::task::spawn_blocking(move || translate(&core, events));
+        work.await.map_err(|_| End::Refused(Error::Closed))?
+    } else {
+        translate(core, events)
+    };
     let mut state = core.state.write();
     let wake = state.publish(Visible { events, revision }, Instant::now());
     drop(state);
@@ -165,7 +171,8 @@ fn translate<V: Value>(core: &Core<V>, events: Vec<wire::Event>) -> Vec<Arc<Even
             let Some(previous) = &previous else { continue };
             Change::Delete(Arc::new(tombstone(previous, revision)))
         } else {
-            let Some(entry) = load::entry(kv, previous.as_ref().map(|previous| &previous.key)) else { continue };
+            let known = previous.as_ref().map(|previous| &previous.key);
+            let Some(entry) = load::entry(kv, known, core.transform().as_deref()) else { continue };
             Change::Put(Arc::new(entry))
         };
         let event = Event { revision, previous, change };
@@ -182,7 +189,7 @@ fn translate<V: Value>(core: &Core<V>, events: Vec<wire::Event>) -> Vec<Arc<Even
 /// What happened since is unknown: the index starts anew, and with it everybody who watches.
 async fn rebuild<V: Value>(core: &Core<V>) -> Result<(), End> {
     let shown = core.state.read().revision();
-    let loaded = load::load::<V>(&core.client, &core.prefix).await?;
+    let loaded = load::load::<V>(&core.client, &core.prefix, core.transform()).await?;
     core.check_revision(shown, loaded.revision)?;
     let old = core.state.write().reset(loaded.entries, loaded.revision);
     core.applied.advance(loaded.revision);

@@ -69,6 +69,7 @@ use tokio::task::JoinSet;
 pub use raw::{Keys, RawEntry};
 
 use crate::state::State;
+use crate::transform::Transform;
 use crate::{Error, Options, Outcome, Revision, Txn, Value};
 use applied::Applied;
 use barrier::Barrier;
@@ -130,6 +131,10 @@ pub(crate) struct Core<V> {
 }
 
 impl<V> Core<V> {
+    fn transform(&self) -> &Transform {
+        &self.options.transformer
+    }
+
     /// Ends it for good: see the module's *What is refused*.
     fn refuse(&self, error: Error) -> Error {
         let error = self.client.refuse(error);
@@ -164,7 +169,7 @@ impl<V: Value> Etcd<V> {
     /// Loads what the cluster has and follows it from there.
     pub(crate) async fn open(config: Config, options: Options) -> Result<Self, Error> {
         let client = config.client()?;
-        let loaded = load::load::<V>(&client, &config.prefix).await?;
+        let loaded = load::load::<V>(&client, &config.prefix, &options.transformer).await?;
         let core = Arc::new(Core {
             client,
             applied: Applied::new(loaded.revision),
@@ -187,9 +192,9 @@ impl<V: Value> Etcd<V> {
         &self.core.state
     }
 
-    pub(crate) async fn commit(&self, txn: Txn) -> Result<Outcome<V>, Error> {
+    pub(crate) async fn commit(&self, txn: Txn, sealed: Vec<Option<bytes::Bytes>>) -> Result<Outcome<V>, Error> {
         let _permit = self.permits.acquire().await.map_err(|_| Error::Closed)?;
-        commit::commit(&self.core, &self.leases, txn).await
+        commit::commit(&self.core, &self.leases, txn, sealed).await
     }
 
     /// Waits until the index shows all that had been acknowledged anywhere when this was called.
