@@ -252,11 +252,8 @@ impl ApiServer {
         match caller {
             Caller::Known(user) => Ok(user.clone()),
             Caller::Remote { peer } => {
-                let credentials = Credentials {
-                    peer: peer.as_deref(),
-                    bearer: header_text(headers, header::AUTHORIZATION).and_then(bearer_token),
-                    now: now_seconds(),
-                };
+                let bearer = crate::authn::bearer_token(headers);
+                let credentials = Credentials { peer: peer.as_deref(), bearer: bearer.as_deref(), now: now_seconds() };
                 self.authenticator.authenticate(&credentials)
             }
         }
@@ -376,11 +373,6 @@ fn is_long_running(info: &RequestInfo) -> bool {
 
 pub fn header_text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
     headers.get(name).and_then(|v| v.to_str().ok())
-}
-
-fn bearer_token(authorization: &str) -> Option<&str> {
-    let (scheme, token) = authorization.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim()).filter(|t| !t.is_empty())
 }
 
 /// Seconds since the epoch.

@@ -43,6 +43,7 @@ pub async fn start(server: &ApiServer, settings: &Startup) -> Result<()> {
     try_join_all(own.iter().map(|object| replace(server, object))).await?;
     crate::crds::start(server).await?;
     crate::aggregator::start(server);
+    crate::authn::start(server);
     server.health.set_bootstrapped();
     Ok(())
 }

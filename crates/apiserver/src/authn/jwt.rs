@@ -1,45 +1,50 @@
 //! Service account tokens as text: compact JWS, claims as upstream's.
 //!
-//! Checks signature, issuer and times. Whether what a token speaks of still exists is `service_account`'s question.
+//! Checks signature and times. Whether what a token speaks of still exists is `service_account`'s question.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde::{Deserialize, Serialize};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::json;
 
-use super::keys::{ALGORITHM, KeyError, SigningKey, VerifyingKey};
+use super::jws::Jws;
+use super::keys::{KeyError, SigningKey, VerifyingKey};
 
 /// Clocks may differ by this much (`jwt.DefaultLeeway`).
 pub const LEEWAY_SECONDS: i64 = 60;
 
-/// Why a token is refused. Callers are told no more than 401; the reason goes to the log and into token reviews.
+/// Why a token is refused, in upstream's words. Callers are told no more than 401; the reason goes to the log and into token
+/// reviews.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
-    #[error("token is malformed")]
+    #[error("service account token claims could not be validated due to unexpected private claim")]
     Malformed,
-    #[error("token is signed with an unknown key or algorithm")]
+    #[error("invalid signature, no keys found")]
     UnknownKey,
-    #[error("token has an invalid signature")]
+    #[error("go-jose/go-jose: error in cryptographic primitive")]
     Signature,
-    #[error("token was issued by another issuer")]
-    Issuer,
     #[error("service account token has expired")]
     Expired,
     #[error("service account token is not valid yet")]
     NotYet,
     #[error("token audiences {found:?} is invalid for the target audiences {wanted:?}")]
     Audience { found: Vec<String>, wanted: Vec<String> },
-    #[error("{kind} {name:?} that the token is bound to {problem}")]
-    Bound { kind: &'static str, name: String, problem: &'static str },
+    /// What the token is bound to is gone, is another one, or is not as the token says.
+    #[error("{0}")]
+    Refused(String),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claims {
+    /// None means the API server's own.
+    #[serde(default, deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
     pub aud: Vec<String>,
     /// Times are seconds since the epoch.
     pub exp: i64,
     pub iat: i64,
     pub iss: String,
+    #[serde(default)]
     pub jti: String,
     #[serde(rename = "kubernetes.io")]
     pub kubernetes: Kubernetes,
@@ -70,44 +75,45 @@ pub struct Bound {
     pub uid: String,
 }
 
-pub fn sign(key: &SigningKey, claims: &Claims) -> Result<String, KeyError> {
-    let header = json!({"alg": ALGORITHM, "kid": key.public().id()});
-    let claims = serde_json::to_vec(claims).expect("claims are plain data");
+/// A list that may also be written as its only item.
+pub(super) fn one_or_many<'de, D: Deserializer<'de>>(de: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Form {
+        One(String),
+        Many(Vec<String>),
+    }
+    Ok(match Option::<Form>::deserialize(de)? {
+        None => Vec::new(),
+        Some(Form::One(item)) => vec![item],
+        Some(Form::Many(items)) => items,
+    })
+}
+
+pub fn sign(key: &SigningKey, claims: &impl Serialize) -> Result<String, KeyError> {
+    let header = json!({"alg": key.public().algorithm(), "kid": key.public().id()});
+    let claims = serde_json::to_vec(claims).map_err(|why| KeyError::Rejected(why.to_string()))?;
     let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(claims));
     let signature = key.sign(message.as_bytes())?;
     Ok(format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature)))
 }
 
-/// The issuer that an unverified token names: tells whose token it is before any key is tried.
-pub fn claimed_issuer(token: &str) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Issuer {
-        iss: String,
-    }
-    let payload = token.split('.').nth(1)?;
-    serde_json::from_slice::<Issuer>(&URL_SAFE_NO_PAD.decode(payload).ok()?).ok().map(|issuer| issuer.iss)
-}
-
-/// The claims of a token signed by one of `keys`. Times are not checked here.
-pub fn verify<'a>(token: &str, keys: impl IntoIterator<Item = &'a VerifyingKey>) -> Result<Claims, TokenError> {
-    #[derive(Deserialize)]
-    struct Header {
-        alg: String,
-        #[serde(default)]
-        kid: String,
-    }
-    let (message, signature) = token.rsplit_once('.').ok_or(TokenError::Malformed)?;
-    let (header, payload) = message.split_once('.').ok_or(TokenError::Malformed)?;
-    let decode = |part: &str| URL_SAFE_NO_PAD.decode(part).map_err(|_| TokenError::Malformed);
-    let header: Header = serde_json::from_slice(&decode(header)?).map_err(|_| TokenError::Malformed)?;
-    if header.alg != ALGORITHM {
+/// The claims of a token signed by one of `keys`: by the one that it names, or by any if it names none. Times are not checked here.
+pub fn verify<'a, T: DeserializeOwned>(
+    token: &str,
+    keys: impl IntoIterator<Item = &'a VerifyingKey>,
+) -> Result<T, TokenError> {
+    let jws = Jws::parse(token).ok_or(TokenError::Malformed)?;
+    let id = jws.key_id();
+    let mut fitting = keys.into_iter().filter(|key| id.is_empty() || key.id() == id).peekable();
+    if fitting.peek().is_none() {
         return Err(TokenError::UnknownKey);
     }
-    let key = keys.into_iter().find(|key| key.id() == header.kid).ok_or(TokenError::UnknownKey)?;
-    if !key.verify(message.as_bytes(), &decode(signature)?) {
+    // By the key's own algorithm only, whatever the token says.
+    if !fitting.any(|key| jws.algorithm() == key.algorithm() && jws.is_signed_by(key)) {
         return Err(TokenError::Signature);
     }
-    serde_json::from_slice(&decode(payload)?).map_err(|_| TokenError::Malformed)
+    jws.claims().map_err(|_| TokenError::Malformed)
 }
 
 impl Claims {
@@ -122,19 +128,11 @@ impl Claims {
         }
         Ok(())
     }
-
-    /// The audiences that both the token and the asker name.
-    pub fn common_audiences(&self, wanted: &[String]) -> Result<Vec<String>, TokenError> {
-        let common: Vec<String> = self.aud.iter().filter(|a| wanted.contains(a)).cloned().collect();
-        if common.is_empty() {
-            return Err(TokenError::Audience { found: self.aud.clone(), wanted: wanted.to_vec() });
-        }
-        Ok(common)
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::jws::claimed_issuer;
     use super::*;
 
     fn claims() -> Claims {
@@ -159,7 +157,8 @@ mod tests {
     fn a_signed_token_verifies_and_a_touched_one_does_not() {
         let key = key();
         let token = sign(&key, &claims()).unwrap();
-        assert_eq!(verify(&token, [key.public()]), Ok(claims()));
+        let verify = |token: &str, key: &SigningKey| super::verify::<Claims>(token, [key.public()]);
+        assert_eq!(verify(&token, &key), Ok(claims()));
         assert_eq!(claimed_issuer(&token).as_deref(), Some("https://issuer"));
         let parts: Vec<&str> = token.split('.').collect();
         let mut raised = claims();
@@ -169,15 +168,15 @@ mod tests {
         for (touched, expected) in [
             (format!("{}.{}.{}", parts[0], raised, parts[2]), TokenError::Signature),
             (format!("{}.{}.", parts[0], parts[1]), TokenError::Signature),
-            (format!("{none}.{}.", parts[1]), TokenError::UnknownKey),
+            (format!("{none}.{}.", parts[1]), TokenError::Signature),
             (format!("{}.{}", parts[0], parts[1]), TokenError::Malformed),
             (format!("{token}.x"), TokenError::Malformed),
             ("".to_owned(), TokenError::Malformed),
             ("a.b.c".to_owned(), TokenError::Malformed),
         ] {
-            assert_eq!(verify(&touched, [key.public()]), Err(expected), "{touched}");
+            assert_eq!(verify(&touched, &key), Err(expected), "{touched}");
         }
-        assert_eq!(verify(&token, [super::tests::key().public()]), Err(TokenError::UnknownKey));
+        assert_eq!(verify(&token, &super::tests::key()), Err(TokenError::UnknownKey));
     }
 
     #[test]
@@ -198,7 +197,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn no_text_makes_verification_panic(text in ".{0,200}") {
-            proptest::prop_assert!(verify(&text, []).is_err());
+            proptest::prop_assert!(verify::<Claims>(&text, []).is_err());
         }
     }
 }

@@ -3,12 +3,18 @@
 //! Callers in the same process come with their identity and never get here. Knows nothing of permissions, except that acting
 //! as somebody else (`impersonation`) needs them.
 
+mod bearer;
+mod bootstrap_token;
+mod der;
 mod impersonation;
+mod jws;
 mod jwt;
 mod keys;
+mod legacy;
 pub mod reviews;
 mod service_account;
 mod signer;
+pub mod token_file;
 mod x509;
 
 use std::collections::HashMap;
@@ -20,14 +26,15 @@ use parking_lot::Mutex;
 use rustls::pki_types::CertificateDer;
 use sha2::{Digest as _, Sha256};
 
+pub use bearer::bearer_token;
 pub use impersonation::impersonate;
-pub use jwt::TokenError;
 pub use keys::{KeyError, SigningKey, VerifyingKey};
 pub use signer::TokenSigner;
 
 use crate::request::UserInfo;
+use crate::server::ApiServer;
 use crate::view::View;
-use jwt::Claims;
+use jwt::{Claims, TokenError};
 
 pub const ANONYMOUS: &str = "system:anonymous";
 pub const AUTHENTICATED: &str = "system:authenticated";
@@ -73,70 +80,158 @@ impl Peer {
 
 type Fingerprint = [u8; 32];
 
+/// Of a token whose signature was checked.
+enum Verified {
+    Bound(Box<Claims>),
+    Legacy(legacy::Claims),
+}
+
+/// Whose a token is, and for which of the audiences that were asked for it is good.
+pub(crate) struct Checked {
+    pub user: UserInfo,
+    pub audiences: Vec<String>,
+}
+
 pub struct Authenticator {
     view: View,
     signer: Arc<TokenSigner>,
     fixed: HashMap<Fingerprint, UserInfo>,
-    verified: Mutex<HashMap<Fingerprint, Arc<Claims>>>,
+    verified: Mutex<HashMap<Fingerprint, Arc<Verified>>>,
+    tracker: Arc<legacy::Tracker>,
+    bootstrap_tokens: bool,
 }
 
 impl Authenticator {
     /// `fixed` are bearer tokens that stand for a user for as long as the server runs.
     pub fn new(view: View, signer: Arc<TokenSigner>, fixed: impl IntoIterator<Item = (String, UserInfo)>) -> Self {
         let fixed = fixed.into_iter().map(|(token, user)| (fingerprint(&token), user)).collect();
-        Authenticator { view, signer, fixed, verified: Mutex::default() }
+        let (verified, tracker) = (Mutex::default(), Arc::default());
+        Authenticator { view, signer, fixed, verified, tracker, bootstrap_tokens: false }
+    }
+
+    /// Takes Secrets of type `bootstrap.kubernetes.io/token` as credentials (`--enable-bootstrap-token-auth`).
+    #[must_use]
+    pub fn with_bootstrap_tokens(mut self, enabled: bool) -> Self {
+        self.bootstrap_tokens = enabled;
+        self
     }
 
     /// The user, with `system:authenticated` among the groups; `system:anonymous` without credentials; 401 if those are bad.
     pub fn authenticate(&self, credentials: &Credentials<'_>) -> Result<Arc<UserInfo>> {
+        let mut refused = None;
         if let Some(peer) = credentials.peer {
             match peer.user(credentials.now) {
                 Ok(Some(user)) => return Ok(user),
                 Ok(None) => {}
-                Err(error) => {
-                    tracing::debug!(%error, "client certificate refused");
-                    return Err(StatusError::unauthorized());
-                }
+                Err(error) => refused = Some(error.to_string()),
             }
         }
-        let Some(token) = credentials.bearer else {
-            return Ok(Arc::new(UserInfo::new(ANONYMOUS, &[UNAUTHENTICATED])));
-        };
-        match self.check_token(token, self.signer.audiences(), credentials.now) {
-            Ok((user, _)) => Ok(Arc::new(authenticated(user))),
-            Err(error) => {
-                tracing::debug!(%error, "bearer token refused");
-                Err(StatusError::unauthorized())
+        if let Some(token) = credentials.bearer {
+            match self.check_token(token, None, credentials.now) {
+                Ok(checked) => return Ok(Arc::new(authenticated(checked.user))),
+                Err(error) => refused = Some(error),
             }
         }
+        if let Some(error) = refused {
+            tracing::debug!(%error, "credentials refused");
+            return Err(StatusError::unauthorized());
+        }
+        Ok(Arc::new(UserInfo::new(ANONYMOUS, &[UNAUTHENTICATED])))
     }
 
     pub fn signer(&self) -> &TokenSigner {
         &self.signer
     }
 
-    /// The user of a bearer token, and for which of `audiences` it is good.
-    fn check_token(&self, token: &str, audiences: &[String], now: i64) -> Result<(UserInfo, Vec<String>), TokenError> {
+    /// The user of a bearer token; `audiences` are whom it must be good for, if not for the API server. The error is upstream's
+    /// words, as token reviews have them.
+    pub(crate) fn check_token(&self, token: &str, audiences: Option<&[String]>, now: i64) -> Result<Checked, String> {
+        let wanted = audiences.unwrap_or(self.signer.audiences());
         let fingerprint = fingerprint(token);
-        if let Some(user) = self.fixed.get(&fingerprint) {
-            return Ok((user.clone(), audiences.to_vec()));
+        if let Some(user) = self.fixed.get(&fingerprint)
+            && let Some(checked) = self.for_the_server(user.clone(), wanted)
+        {
+            return Ok(checked);
         }
+        let mut reasons = vec!["invalid bearer token".to_owned()];
+        match self.service_account(token, fingerprint, wanted, now) {
+            Ok(Some(checked)) => return Ok(checked),
+            Ok(None) => {}
+            Err(error) => reasons.push(error.to_string()),
+        }
+        if self.bootstrap_tokens
+            && let Some(user) = bootstrap_token::user_of(&self.view, token, now)
+            && let Some(checked) = self.for_the_server(user, wanted)
+        {
+            return Ok(checked);
+        }
+        reasons.dedup();
+        Err(match reasons.as_slice() {
+            [one] => one.clone(),
+            several => format!("[{}]", several.join(", ")),
+        })
+    }
+
+    /// What credentials come to that know no audience: they are good for the API server.
+    fn for_the_server(&self, user: UserInfo, wanted: &[String]) -> Option<Checked> {
+        let audiences: Vec<String> = wanted.iter().filter(|a| self.signer.audiences().contains(a)).cloned().collect();
+        (!audiences.is_empty()).then_some(Checked { user, audiences })
+    }
+
+    /// None if the token is of no issuer of ours.
+    fn service_account(
+        &self,
+        token: &str,
+        fingerprint: Fingerprint,
+        wanted: &[String],
+        now: i64,
+    ) -> Result<Option<Checked>, TokenError> {
         let known = self.verified.lock().get(&fingerprint).cloned();
-        let claims = match known {
-            Some(claims) => claims,
-            None => {
-                let claims = Arc::new(self.signer.verify(token)?);
-                let mut verified = self.verified.lock();
-                if verified.len() >= VERIFIED_MAX {
-                    verified.clear();
-                }
-                verified.insert(fingerprint, claims.clone());
-                claims
-            }
+        let verified = match known {
+            Some(verified) => verified,
+            None => match self.verify(token)? {
+                Some(verified) => self.remember(fingerprint, verified),
+                None => return Ok(None),
+            },
         };
-        claims.check_times(now)?;
-        let audiences = claims.common_audiences(audiences)?;
-        Ok((service_account::user_of(&claims, &self.view, now)?, audiences))
+        let own = self.signer.audiences();
+        let found = match &*verified {
+            Verified::Bound(claims) if !claims.aud.is_empty() => claims.aud.as_slice(),
+            _ => own,
+        };
+        let audiences: Vec<String> = found.iter().filter(|a| wanted.contains(a)).cloned().collect();
+        if audiences.is_empty() {
+            return Err(TokenError::Audience { found: found.to_vec(), wanted: wanted.to_vec() });
+        }
+        let user = match &*verified {
+            Verified::Bound(claims) => {
+                claims.check_times(now)?;
+                service_account::user_of(claims, &self.view, now)?
+            }
+            Verified::Legacy(claims) => claims.user(token, &self.view, &self.tracker, now)?,
+        };
+        Ok(Some(Checked { user, audiences }))
+    }
+
+    fn verify(&self, token: &str) -> Result<Option<Verified>, TokenError> {
+        let Some(issuer) = jws::claimed_issuer(token) else { return Ok(None) };
+        if issuer == legacy::ISSUER {
+            return self.signer.verify(token).map(|claims| Some(Verified::Legacy(claims)));
+        }
+        if !self.signer.is_issuer(&issuer) {
+            return Ok(None);
+        }
+        self.signer.verify(token).map(|claims| Some(Verified::Bound(Box::new(claims))))
+    }
+
+    fn remember(&self, fingerprint: Fingerprint, verified: Verified) -> Arc<Verified> {
+        let verified = Arc::new(verified);
+        let mut all = self.verified.lock();
+        if all.len() >= VERIFIED_MAX {
+            all.clear();
+        }
+        all.insert(fingerprint, verified.clone());
+        verified
     }
 
     /// `/openid/v1/jwks`
@@ -150,8 +245,15 @@ impl Authenticator {
     }
 }
 
-fn fingerprint(token: &str) -> Fingerprint {
+/// By this tokens are compared and remembered: how long a comparison takes tells nothing of them.
+fn fingerprint(token: impl AsRef<[u8]>) -> Fingerprint {
     Sha256::digest(token).into()
+}
+
+/// Starts what the server's credentials need: marks Secrets with the day on which their tokens were used.
+pub(crate) fn start(server: &ApiServer) {
+    let tracker = server.authenticator.tracker.clone();
+    tokio::spawn(legacy::keep_marked(server.clone(), tracker));
 }
 
 /// Adds `system:authenticated` (upstream's `AuthenticatedGroupAdder`).

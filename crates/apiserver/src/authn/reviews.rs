@@ -11,13 +11,14 @@ use super::service_account::{ACCOUNTS, NODES, PODS, SECRETS, user_name};
 use super::{Authenticator, TokenSigner, authenticated};
 use crate::request::UserInfo;
 use crate::view::View;
+use crate::warnings::Warnings;
 
+const GROUP: &str = "authentication.k8s.io";
 const DEFAULT_SECONDS: i64 = 3600;
 const MIN_SECONDS: i64 = 600;
 const MAX_SECONDS: i64 = 1 << 32;
 /// Kubelets ask for this many seconds for tokens of old-style mounts: pods that never read the file again get a year, and a warning.
 const EXTENDED_SECONDS: i64 = 3607;
-const YEAR_SECONDS: i64 = 365 * 24 * 3600;
 
 /// One `POST …/serviceaccounts/<name>/token`.
 pub struct TokenAsk<'a> {
@@ -29,31 +30,34 @@ pub struct TokenAsk<'a> {
     pub now: i64,
     /// A new UUID: the token's `jti`.
     pub id: &'a str,
+    /// Takes what the asker should be told besides the answer.
+    pub warnings: &'a Warnings,
 }
 
 /// Makes a token for a service account, bound to a pod, secret or node if asked.
 pub fn token_request(view: &View, signer: &TokenSigner, ask: &TokenAsk<'_>) -> Result<Value> {
-    let TokenAsk { namespace, name, body, now, id } = *ask;
+    let TokenAsk { namespace, name, body, now, id, .. } = *ask;
     let account = view.get(ACCOUNTS, namespace, name);
     let account = account.ok_or_else(|| StatusError::not_found(&GroupResource::new("", "serviceaccounts"), name))?;
-    for (field, expected) in [("name", name), ("namespace", namespace)] {
-        let given = meta::str_at(body, &["metadata", field]);
-        if !given.is_empty() && given != expected {
-            let message = format!("{field} in URL does not match {field} in TokenRequest object");
-            return Err(StatusError::bad_request(message));
-        }
-    }
-    let seconds = expiration_seconds(body)?;
+    let uid = account.value.meta().uid.to_string();
+    check_metadata(ask, &uid)?;
+    let mut seconds = expiration_seconds(body)?;
     let asked: Vec<String> =
         meta::strings(meta::at(body, &["spec", "audiences"])).into_iter().map(str::to_owned).collect();
     let audiences = if asked.is_empty() { signer.audiences().to_vec() } else { asked };
     let bound = BoundObjects::find(view, ask)?;
-    let same_audiences =
-        audiences.len() == signer.audiences().len() && audiences.iter().all(|a| signer.audiences().contains(a));
-    let extended = seconds == EXTENDED_SECONDS && same_audiences;
+    if let Some(max) = signer.max_seconds().filter(|max| seconds > *max) {
+        let text = format!("requested expiration of {seconds} seconds shortened to {max} seconds");
+        ask.warnings.extend([text]);
+        seconds = max;
+    }
+    let own_audiences = audiences.iter().all(|a| signer.audiences().contains(a));
+    // Only tokens of pods: nobody else mounts them.
+    let extends = seconds == EXTENDED_SECONDS && own_audiences && bound.pod.is_some();
+    let extended = signer.extended_seconds().filter(|_| extends);
     let claims = Claims {
         aud: audiences.clone(),
-        exp: now + if extended { YEAR_SECONDS } else { seconds },
+        exp: now + extended.unwrap_or(seconds),
         iat: now,
         iss: signer.issuer().to_owned(),
         jti: id.to_owned(),
@@ -62,8 +66,8 @@ pub fn token_request(view: &View, signer: &TokenSigner, ask: &TokenAsk<'_>) -> R
             node: bound.node,
             pod: bound.pod,
             secret: bound.secret,
-            serviceaccount: Bound { name: name.to_owned(), uid: account.value.meta().uid.to_string() },
-            warnafter: extended.then_some(now + seconds),
+            serviceaccount: Bound { name: name.to_owned(), uid: uid.clone() },
+            warnafter: extended.map(|_| now + seconds),
         },
         nbf: now,
         sub: user_name(namespace, name),
@@ -73,6 +77,7 @@ pub fn token_request(view: &View, signer: &TokenSigner, ask: &TokenAsk<'_>) -> R
     let metadata = meta::metadata_mut(&mut answer);
     metadata.insert("name".to_owned(), json!(name));
     metadata.insert("namespace".to_owned(), json!(namespace));
+    metadata.insert("uid".to_owned(), json!(uid));
     metadata.insert("creationTimestamp".to_owned(), json!(rfc3339(now)));
     let spec = meta::map_mut(&mut answer, "spec");
     spec.insert("audiences".to_owned(), json!(audiences));
@@ -80,6 +85,26 @@ pub fn token_request(view: &View, signer: &TokenSigner, ask: &TokenAsk<'_>) -> R
     spec.entry("boundObjectRef").or_insert(Value::Null);
     answer["status"] = json!({"token": token, "expirationTimestamp": rfc3339(now + seconds)});
     Ok(answer)
+}
+
+/// What the request's metadata says must be so of the account.
+fn check_metadata(ask: &TokenAsk<'_>, uid: &str) -> Result<()> {
+    for (field, expected) in [("name", ask.name), ("namespace", ask.namespace)] {
+        let given = meta::str_at(ask.body, &["metadata", field]);
+        if !given.is_empty() && given != expected {
+            let path = Path::new("metadata").child(field);
+            let detail = format!("must match the service account {field} if specified");
+            let errors = [Error::invalid(&path, &json!(given), &detail)];
+            return Err(StatusError::invalid(&GroupResource::new(GROUP, "TokenRequest"), ask.name, &errors));
+        }
+    }
+    let given = meta::str_at(ask.body, &["metadata", "uid"]);
+    if !given.is_empty() && given != uid {
+        let why =
+            format!("the UID in the token request ({given}) does not match the UID of the service account ({uid})");
+        return Err(StatusError::conflict(&GroupResource::new(GROUP, "TokenRequest"), ask.name, &why));
+    }
+    Ok(())
 }
 
 fn rfc3339(seconds: i64) -> String {
@@ -102,7 +127,7 @@ fn expiration_seconds(body: &Value) -> Result<i64> {
     if errors.is_empty() {
         return Ok(seconds);
     }
-    Err(StatusError::invalid(&GroupResource::new("authentication.k8s.io", "TokenRequest"), "", &errors))
+    Err(StatusError::invalid(&GroupResource::new(GROUP, "TokenRequest"), "", &errors))
 }
 
 #[derive(Default)]
@@ -172,13 +197,14 @@ pub fn token_review(authenticator: &Authenticator, body: &Value, now: i64) -> Re
     }
     let asked: Vec<String> =
         meta::strings(meta::at(body, &["spec", "audiences"])).into_iter().map(str::to_owned).collect();
-    let audiences = if asked.is_empty() { authenticator.signer().audiences().to_vec() } else { asked };
+    let audiences = (!asked.is_empty()).then_some(asked.as_slice());
     let mut answer = body.clone();
-    answer["status"] = match authenticator.check_token(token, &audiences, now) {
-        Ok((user, audiences)) => {
-            json!({"authenticated": true, "user": user_value(&authenticated(user)), "audiences": audiences})
+    answer["status"] = match authenticator.check_token(token, audiences, now) {
+        Ok(checked) => {
+            let user = user_value(&authenticated(checked.user));
+            json!({"authenticated": true, "user": user, "audiences": checked.audiences})
         }
-        Err(error) => json!({"user": {}, "error": format!("[invalid bearer token, {error}]")}),
+        Err(error) => json!({"user": {}, "error": error}),
     };
     Ok(answer)
 }

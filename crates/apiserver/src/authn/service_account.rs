@@ -1,4 +1,5 @@
-//! From verified claims to a user: everything that a token is bound to must still exist, with the same UID.
+//! From verified claims to a user: everything that a token is bound to must still exist, with the same UID (upstream's
+//! `pkg/serviceaccount/claims.go`).
 
 use std::collections::BTreeMap;
 
@@ -40,16 +41,15 @@ pub fn user_of(claims: &Claims, view: &View, now: i64) -> Result<UserInfo, Token
     if claims.sub != user_name(namespace, &account.name) {
         return Err(TokenError::Malformed);
     }
-    let alive = |kind, prefix, namespace: &str, bound: &Bound| check_alive(view, kind, prefix, namespace, bound, now);
-    alive("service account", ACCOUNTS, namespace, account)?;
+    check_account(view, namespace, account, now)?;
     if let Some(secret) = &bound.secret {
-        alive("secret", SECRETS, namespace, secret)?;
+        check_bound(view, "secret", (SECRETS, namespace), secret, now)?;
     }
     if let Some(pod) = &bound.pod {
-        alive("pod", PODS, namespace, pod)?;
+        check_bound(view, "pod", (PODS, namespace), pod, now)?;
     } else if let Some(node) = &bound.node {
         // With a pod, the node is information only: the pod's life bounds the token's.
-        alive("node", NODES, "", node)?;
+        check_bound(view, "node", (NODES, ""), node, now)?;
     }
     let mut extra = BTreeMap::new();
     let mut tell = |key: &str, value: &str| {
@@ -69,24 +69,44 @@ pub fn user_of(claims: &Claims, view: &View, now: i64) -> Result<UserInfo, Token
     Ok(UserInfo { name: claims.sub.clone(), uid: account.uid.clone(), groups: groups(namespace), extra })
 }
 
-fn check_alive(
+fn check_account(view: &View, namespace: &str, bound: &Bound, now: i64) -> Result<(), TokenError> {
+    let name = &bound.name;
+    let refuse = |why: String| Err(TokenError::Refused(why));
+    let Some(entry) = view.get(ACCOUNTS, namespace, name) else {
+        return refuse(format!("serviceaccounts {name:?} not found"));
+    };
+    let meta = entry.value.meta();
+    if is_over(meta.deletion_timestamp.as_deref(), now) {
+        return refuse(format!("service account {namespace}/{name} has been deleted"));
+    }
+    if *meta.uid != *bound.uid {
+        return refuse(format!("service account UID ({}) does not match claim ({})", meta.uid, bound.uid));
+    }
+    Ok(())
+}
+
+fn check_bound(
     view: &View,
-    kind: &'static str,
-    prefix: &str,
-    namespace: &str,
+    kind: &str,
+    (prefix, namespace): (&str, &str),
     bound: &Bound,
     now: i64,
 ) -> Result<(), TokenError> {
-    let refuse = |problem| Err(TokenError::Bound { kind, name: bound.name.clone(), problem });
-    let Some(entry) = view.get(prefix, namespace, &bound.name) else { return refuse("does not exist") };
+    let gone = || TokenError::Refused("service account token has been invalidated".to_owned());
+    let entry = view.get(prefix, namespace, &bound.name).ok_or_else(gone)?;
     let meta = entry.value.meta();
-    if *meta.uid != *bound.uid {
-        return refuse("was deleted and created anew");
+    if is_over(meta.deletion_timestamp.as_deref(), now) {
+        return Err(gone());
     }
-    // A deletion timestamp includes the grace period: the object may serve until then.
-    let deleted = meta.deletion_timestamp.as_deref().and_then(|text| text.parse::<Timestamp>().ok());
-    if deleted.is_some_and(|at| at.as_second() < now - LEEWAY_SECONDS) {
-        return refuse("has been deleted");
+    if *meta.uid != *bound.uid {
+        let why = format!("{kind} UID ({}) does not match service account {kind} ref claim ({})", meta.uid, bound.uid);
+        return Err(TokenError::Refused(why));
     }
     Ok(())
+}
+
+/// A deletion timestamp includes the grace period: the object may serve until then.
+fn is_over(deletion: Option<&str>, now: i64) -> bool {
+    let deleted = deletion.and_then(|text| text.parse::<Timestamp>().ok());
+    deleted.is_some_and(|at| at.as_second() < now - LEEWAY_SECONDS)
 }

@@ -32,7 +32,8 @@ fn pod(uid: &str) -> Value {
 
 fn request(authenticator: &Authenticator, spec: Value) -> Result<Value> {
     let body = json!({"kind": "TokenRequest", "spec": spec});
-    let ask = TokenAsk { namespace: "ns", name: "bot", body: &body, now: NOW, id: "id-1" };
+    let warnings = Default::default();
+    let ask = TokenAsk { namespace: "ns", name: "bot", body: &body, now: NOW, id: "id-1", warnings: &warnings };
     token_request(&authenticator.view, &authenticator.signer, &ask)
 }
 
@@ -91,8 +92,13 @@ fn token_requests_are_checked_as_upstream() {
     let (_cluster, authenticator) = cluster();
     let answer = request(&authenticator, json!({"expirationSeconds": 3607})).unwrap();
     assert_eq!(answer["status"]["expirationTimestamp"], "2027-01-15T09:00:07Z");
-    let claims = authenticator.signer.verify(answer["status"]["token"].as_str().unwrap()).unwrap();
-    assert_eq!((claims.exp - NOW, claims.kubernetes.warnafter), (365 * 24 * 3600, Some(NOW + 3607)));
+    let claims =
+        |answer: &Value| authenticator.signer.verify::<Claims>(answer["status"]["token"].as_str().unwrap()).unwrap();
+    assert_eq!(claims(&answer).exp, NOW + 3607, "only pods' tokens are extended");
+    let bound = json!({"kind": "Pod", "apiVersion": "v1", "name": "p"});
+    let extended =
+        claims(&request(&authenticator, json!({"expirationSeconds": 3607, "boundObjectRef": bound})).unwrap());
+    assert_eq!((extended.exp - NOW, extended.kubernetes.warnafter), (365 * 24 * 3600, Some(NOW + 3607)));
 
     let reference = |kind: &str, name: &str, uid: &str| json!({"boundObjectRef": {"kind": kind, "apiVersion": "v1", "name": name, "uid": uid}});
     let failures = [
@@ -207,4 +213,72 @@ fn impersonation_needs_each_permission() {
     let unreadable = http::HeaderValue::from_bytes(b"\xff").unwrap();
     let headers = [(http::HeaderName::from_static("impersonate-user"), unreadable)].into_iter().collect();
     assert_eq!(impersonate(&authorizer, &ann, &headers).unwrap_err().code, 400);
+}
+
+#[test]
+fn tokens_of_old_live_as_long_as_their_secrets_and_are_tracked() {
+    use base64::Engine as _;
+    let (cluster, authenticator) = cluster();
+    let token = authenticator.signer.legacy_token(("ns", "bot", "sa-1"), "s").unwrap();
+    let secret = |token: &str, labels: Value| {
+        let data = base64::engine::general_purpose::STANDARD.encode(token);
+        json!({"metadata": {"name": "s", "namespace": "ns", "uid": "secret-1", "labels": labels}, "data": {"token": data}})
+    };
+    let why = |token: &str| authenticator.check_token(token, None, NOW).err().unwrap_or_default();
+    assert_eq!(why(&token), "[invalid bearer token, Token has been invalidated]");
+    cluster.put("secrets", secret("another", json!({})));
+    assert_eq!(why(&token), "[invalid bearer token, Token does not match server's copy]");
+    cluster.put("secrets", secret(&token, json!({})));
+    let user = bearer(&authenticator, &token, NOW).unwrap();
+    assert_eq!((user.name.as_str(), user.uid.as_str()), ("system:serviceaccount:ns:bot", "sa-1"));
+    assert_eq!(user.groups, ["system:serviceaccounts", "system:serviceaccounts:ns", "system:authenticated"]);
+    assert_eq!(authenticator.tracker.days(), ["ns/s 2027-01-15"]);
+    let vault = ["vault".to_owned()];
+    assert!(authenticator.check_token(&token, Some(&vault), NOW).is_err(), "good for the API server only");
+    cluster.put("secrets", secret(&token, json!({"kubernetes.io/legacy-token-invalid-since": "2027-01-01"})));
+    assert!(why(&token).contains("has been marked invalid"));
+    cluster.put("secrets", secret(&token, json!({})));
+    cluster.put("serviceaccounts", json!({"metadata": {"name": "bot", "namespace": "ns", "uid": "sa-2"}}));
+    assert_eq!(why(&token), "[invalid bearer token, ServiceAccount UID (sa-2) does not match claim (sa-1)]");
+}
+
+#[test]
+fn other_issuers_and_their_keys_are_believed_where_they_are_named() {
+    let (cluster, _) = cluster();
+    let old = SigningKey::from_pkcs8(&SigningKey::generate().unwrap()).unwrap();
+    let old_public = old.public().clone();
+    let before = Authenticator::new(cluster.view.clone(), Arc::new(TokenSigner::new("https://old", old)), []);
+    let audiences = json!({"audiences": [ISSUER]});
+    let token = token(&before, audiences);
+    let key = || SigningKey::from_pkcs8(&SigningKey::generate().unwrap()).unwrap();
+    let ask = |signer: TokenSigner| {
+        let authenticator = Authenticator::new(cluster.view.clone(), Arc::new(signer), []);
+        authenticator.check_token(&token, None, NOW).map(|checked| checked.user.name)
+    };
+    let new = || TokenSigner::new(ISSUER, key());
+    assert_eq!(ask(new()), Err("invalid bearer token".to_owned()), "another's issuer");
+    let named = new().with_former_issuers(["https://old".to_owned()]);
+    assert_eq!(ask(named), Err("[invalid bearer token, invalid signature, no keys found]".to_owned()));
+    let both = new().with_former_issuers(["https://old".to_owned()]).with_former_keys(vec![old_public]);
+    assert_eq!(ask(both), Ok("system:serviceaccount:ns:bot".to_owned()));
+}
+
+#[test]
+fn the_longest_life_of_tokens_is_kept_and_told() {
+    let (cluster, _) = cluster();
+    let key = SigningKey::from_pkcs8(&SigningKey::generate().unwrap()).unwrap();
+    let signer = TokenSigner::new(ISSUER, key).with_max_seconds(7200).with_jwks_uri("https://keys".to_owned());
+    assert_eq!(signer.openid_configuration()["jwks_uri"], "https://keys");
+    let warnings = crate::warnings::Warnings::default();
+    let body = json!({"spec": {"expirationSeconds": 9000}});
+    let ask = TokenAsk { namespace: "ns", name: "bot", body: &body, now: NOW, id: "i", warnings: &warnings };
+    let answer = token_request(&cluster.view, &signer, &ask).unwrap();
+    assert_eq!(answer["spec"]["expirationSeconds"], 7200);
+    assert_eq!(warnings.take(), ["requested expiration of 9000 seconds shortened to 7200 seconds"]);
+    let body = json!({"metadata": {"uid": "other"}, "spec": {}});
+    let error = token_request(&cluster.view, &signer, &TokenAsk { body: &body, ..ask }).unwrap_err();
+    assert_eq!(
+        error.message,
+        "Operation cannot be fulfilled on TokenRequest.authentication.k8s.io \"bot\": the UID in the token request (other) does not match the UID of the service account (sa-1)"
+    );
 }

@@ -28,7 +28,9 @@ impl Moment {
 }
 
 pub fn context<'a>(server: &'a ApiServer, call: &'a Call, moment: Moment) -> Context<'a> {
-    Context { user: &call.user, view: &server.view, now: moment.now, seed: moment.seed, config: &server.settings }
+    let Moment { now, seed, .. } = moment;
+    let (view, config, warnings) = (&server.view, &server.settings, &call.warnings);
+    Context { user: &call.user, view, now, seed, config, warnings }
 }
 
 /// Prepares and validates a new object. Its metadata is filled already.

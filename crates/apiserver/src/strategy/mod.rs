@@ -55,6 +55,8 @@ pub struct Context<'a> {
     /// A random number for choices (cluster IPs, ports).
     pub seed: u64,
     pub config: &'a Settings,
+    /// What the request has to say besides its answer.
+    pub warnings: &'a crate::warnings::Warnings,
 }
 
 /// The cluster's settings that strategies need.

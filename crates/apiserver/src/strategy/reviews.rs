@@ -60,6 +60,6 @@ pub fn token(services: &Services, cx: &Context<'_>, account: &Value, sent: &Valu
         return Err(StatusError::not_found(&GroupResource::new("", "serviceaccounts"), name));
     }
     let id = uuid::Uuid::new_v4().to_string();
-    let ask = identity::TokenAsk { namespace, name, body: sent, now: cx.now, id: &id };
+    let ask = identity::TokenAsk { namespace, name, body: sent, now: cx.now, id: &id, warnings: cx.warnings };
     identity::token_request(cx.view, &services.signer, &ask)
 }
