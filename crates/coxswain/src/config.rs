@@ -10,6 +10,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::authentication::AuthenticationArgs;
 use crate::datastore::{Datastore, DatastoreArgs};
 use crate::logging::LogFormat;
 use crate::{host, pause, snapshot};
@@ -68,6 +69,8 @@ pub struct ServerArgs {
     cluster_dns: Option<Ipv4Addr>,
     #[arg(long, default_value = "cluster.local")]
     cluster_domain: String,
+    #[command(flatten)]
+    authentication: AuthenticationArgs,
     #[command(flatten)]
     datastore: DatastoreArgs,
     /// Where to write the administrator's kubeconfig [default: <data-dir>/kubeconfig.yaml]
@@ -144,6 +147,7 @@ pub struct Server {
     pub port: u16,
     /// First address of the service network: the API server's own service.
     pub service_ip: Ipv4Addr,
+    pub authentication: AuthenticationArgs,
     pub datastore: Datastore,
     pub kubeconfig: PathBuf,
     pub agent: bool,
@@ -195,6 +199,7 @@ impl Server {
         if let Some(part) = args.disable.iter().find(|p| !PARTS.contains(&p.as_str())) {
             bail!("--disable {part}: unknown part, there are {}", PARTS.join(", "));
         }
+        args.authentication.check()?;
         let datastore = args.datastore.into_datastore()?;
         let host = Host::from_args(args.host)?;
         Ok(Server {
@@ -206,6 +211,7 @@ impl Server {
                 cluster_domain: args.cluster_domain,
             },
             service_ip: Ipv4Addr::from(u32::from(base) + 1),
+            authentication: args.authentication,
             datastore,
             kubeconfig: args.write_kubeconfig.unwrap_or_else(|| host.data_dir.join("kubeconfig.yaml")),
             agent: !args.disable_agent,

@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use apiserver::authn::{Authenticator, SigningKey, TokenSigner};
 use apiserver::authz::{Authorizer, aggregate};
 use apiserver::object::ObjectStore;
 use apiserver::proxy::Dialer;
@@ -31,10 +30,10 @@ pub fn build(config: &Server, pki: &Pki, token: &str, store: ObjectStore) -> Res
     let view = View::new(store.clone());
     let authorizer = Authorizer::new(view.clone());
     let issuer = format!("https://kubernetes.default.svc.{}", config.cluster.cluster_domain);
-    let key = SigningKey::from_pkcs8(&pki.service_account_key).context("service account key")?;
-    let signer = Arc::new(TokenSigner::new(issuer, key));
+    let signer = Arc::new(config.authentication.signer(issuer, &pki.service_account_key)?);
     let joining = UserInfo::new("system:bootstrap:join", &["system:bootstrappers"]);
-    let authenticator = Arc::new(Authenticator::new(view, signer.clone(), [(token.to_owned(), joining)]));
+    let authenticator = config.authentication.authenticator(view, signer.clone(), (token.to_owned(), joining))?;
+    let authenticator = Arc::new(authenticator);
     let services = Services { authorizer: authorizer.clone(), authenticator: authenticator.clone(), signer };
     let components = Components {
         store,
