@@ -7,7 +7,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use store::{Op, Options, Range, Revision, Store, Txn, Value};
+use store::{Op, Options, Range, Store, Txn};
 use tokio::sync::oneshot;
 
 use crate::engine::{Engine, Kind, Row};
@@ -21,26 +21,10 @@ const BATCH: usize = 1024;
 const LARGE_OBJECTS: u64 = 100_000;
 const LARGE_BYTES: usize = 3000;
 
-struct Plain(Bytes);
-
-impl Value for Plain {
-    fn committed(bytes: Bytes, _: Revision) -> Self {
-        Plain(bytes)
-    }
-
-    fn deleted(&self, _: Revision) -> Self {
-        Plain(self.0.clone())
-    }
-
-    fn stored(&self) -> [&[u8]; 2] {
-        [&self.0, &[]]
-    }
-}
-
 /// Something that commits one row, durably.
 #[derive(Clone)]
 enum Target {
-    Ours(Store<Plain>),
+    Ours(Store<Bytes>),
     /// A thread that takes whatever is queued into one commit.
     Batched(mpsc::Sender<(Row, oneshot::Sender<()>)>),
 }
@@ -178,7 +162,7 @@ pub fn open(kind: Kind, directory: &Path) {
     let start = Instant::now();
     // Ours has everything in memory, in order, when it is open; for the others that is what is read into a map.
     let (entries, _held): (usize, Box<dyn std::any::Any>) = if kind == Kind::Ours {
-        let store = Store::<Plain>::open(directory, Options::default()).expect("the store opens");
+        let store = Store::<Bytes>::open(directory, Options::default()).expect("the store opens");
         (store.range(&Range::prefix("")).expect("readable").entries.len(), Box::new(store))
     } else {
         let engine = kind.open(directory);
@@ -201,7 +185,7 @@ pub fn stall(directory: &Path) {
         files.filter_map(|file| file.file_name().into_string().ok()).any(|name| name.ends_with(".checkpoint.tmp"))
     };
     runtime().block_on(async {
-        let store = Store::<Plain>::open(directory, options).expect("the store opens");
+        let store = Store::<Bytes>::open(directory, options).expect("the store opens");
         // As much garbage as there is live data starts a checkpoint; that is a little more than 100,000 puts of the same size.
         for chunk in (0..2 * LARGE_OBJECTS).collect::<Vec<_>>().chunks(1000) {
             if writing() {
@@ -229,7 +213,7 @@ pub fn stall(directory: &Path) {
 }
 
 /// Commits of 32 writers until there is a checkpoint being written, or none, no longer; at most two seconds.
-async fn commits(store: &Store<Plain>, writing: &impl Fn() -> bool, wanted: bool) -> Vec<Duration> {
+async fn commits(store: &Store<Bytes>, writing: &impl Fn() -> bool, wanted: bool) -> Vec<Duration> {
     let start = Instant::now();
     let mut all = Vec::new();
     while writing() == wanted && start.elapsed() < Duration::from_secs(2) {

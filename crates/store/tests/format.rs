@@ -8,23 +8,7 @@
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use store::{Durability, Op, Options, Range, Revision, Store, Txn, Value};
-
-struct Plain(Bytes);
-
-impl Value for Plain {
-    fn committed(bytes: Bytes, _: Revision) -> Self {
-        Plain(bytes)
-    }
-
-    fn deleted(&self, _: Revision) -> Self {
-        Plain(self.0.clone())
-    }
-
-    fn stored(&self) -> [&[u8]; 2] {
-        [&self.0, &[]]
-    }
-}
+use store::{Durability, Op, Options, Range, Store, Txn};
 
 /// So small that there are a checkpoint and several segments.
 fn options() -> Options {
@@ -32,7 +16,7 @@ fn options() -> Options {
 }
 
 /// What was done to the stores of the fixtures.
-async fn workload(store: &Store<Plain>) {
+async fn workload(store: &Store<Bytes>) {
     for number in 0..100_u32 {
         let put = |key: String| Op::Put { key, value: Bytes::from(format!("{number:0>60}")), ttl: None };
         let mut ops = vec![put(format!("/a/{}", number % 7)), put(format!("/b/{number}"))];
@@ -60,7 +44,7 @@ fn copy(from: &Path, to: &Path) {
 #[ignore = "writes what is checked in"]
 async fn write_fixtures() {
     let directory = tempfile::tempdir().unwrap();
-    let store = Store::<Plain>::open(directory.path(), options()).unwrap();
+    let store = Store::<Bytes>::open(directory.path(), options()).unwrap();
     workload(&store).await;
     // The checkpoint is written beside the commits.
     tokio::time::sleep(std::time::Duration::from_millis(500)).await;
@@ -70,11 +54,11 @@ async fn write_fixtures() {
 }
 
 /// Everything about every key, and the revision.
-fn everything(store: &Store<Plain>) -> Vec<(String, Bytes, [u64; 3])> {
+fn everything(store: &Store<Bytes>) -> Vec<(String, Bytes, [u64; 3])> {
     let entries = store.range(&Range::prefix("")).unwrap().entries;
-    let row = |entry: &std::sync::Arc<store::Entry<Plain>>| {
+    let row = |entry: &std::sync::Arc<store::Entry<Bytes>>| {
         let numbers = [entry.create_revision, entry.mod_revision, entry.version];
-        (entry.key.to_string(), entry.value.0.clone(), numbers)
+        (entry.key.to_string(), entry.value.clone(), numbers)
     };
     entries.iter().map(row).collect()
 }
@@ -89,13 +73,13 @@ fn formats(directory: &Path) -> Vec<u32> {
 
 #[tokio::test]
 async fn stores_of_the_first_format_are_read_whole_and_carried_forward() {
-    let expected = Store::<Plain>::in_memory(Options::default());
+    let expected = Store::<Bytes>::in_memory(Options::default());
     workload(&expected).await;
     for state in ["clean", "crashed"] {
         let directory = tempfile::tempdir().unwrap();
         copy(&fixtures().join("format-1").join(state), directory.path());
         assert!(formats(directory.path()).iter().all(|format| *format == 1));
-        let store = Store::<Plain>::open(directory.path(), options()).unwrap();
+        let store = Store::<Bytes>::open(directory.path(), options()).unwrap();
         assert_eq!(everything(&store), everything(&expected), "{state}");
         // After a crash some revisions are skipped.
         assert!(
@@ -111,7 +95,7 @@ async fn stores_of_the_first_format_are_read_whole_and_carried_forward() {
         let before = (everything(&store), store.revision());
         store.shutdown().await;
         drop(store);
-        let again = Store::<Plain>::open(directory.path(), options()).unwrap();
+        let again = Store::<Bytes>::open(directory.path(), options()).unwrap();
         assert_eq!((everything(&again), again.revision()), before, "{state}");
     }
 }
@@ -126,13 +110,13 @@ fn a_newer_format_is_refused_by_name_and_left_alone() {
     let checksum = crc32c::crc32c(&bytes[..44]).to_le_bytes();
     bytes[44..48].copy_from_slice(&checksum);
     std::fs::write(&newest, &bytes).unwrap();
-    let refused = Store::<Plain>::open(directory.path(), options()).map(|_| ()).unwrap_err();
+    let refused = Store::<Bytes>::open(directory.path(), options()).map(|_| ()).unwrap_err();
     assert!(matches!(&refused, store::Error::NewerFormat { path, found: 77, .. } if *path == newest), "{refused}");
     assert!(refused.to_string().contains("newer version"), "{refused}");
     assert_eq!(std::fs::read(&newest).unwrap(), bytes);
     // A flipped bit is not a newer format.
     bytes[8] = 33;
     std::fs::write(&newest, &bytes).unwrap();
-    let refused = Store::<Plain>::open(directory.path(), options()).map(|_| ()).unwrap_err();
+    let refused = Store::<Bytes>::open(directory.path(), options()).map(|_| ()).unwrap_err();
     assert!(matches!(refused, store::Error::Damaged { .. }), "{refused}");
 }

@@ -7,23 +7,7 @@ use std::path::Path;
 use bytes::Bytes;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use store::{Error, Op, Options, Outcome, Range, Revision, Store, Txn, Value};
-
-struct Plain(Bytes);
-
-impl Value for Plain {
-    fn committed(bytes: Bytes, _: Revision) -> Self {
-        Plain(bytes)
-    }
-
-    fn deleted(&self, _: Revision) -> Self {
-        Plain(self.0.clone())
-    }
-
-    fn stored(&self) -> [&[u8]; 2] {
-        [&self.0, &[]]
-    }
-}
+use store::{Error, Op, Options, Outcome, Range, Store, Txn};
 
 const DISK_BYTES: u64 = 2 << 20;
 
@@ -42,7 +26,7 @@ fn put(key: String) -> Txn {
     Txn { ops: vec![Op::Put { key, value: Bytes::from(vec![b'x'; 10_000]), ttl: None }], ..Txn::default() }
 }
 
-fn keys(store: &Store<Plain>) -> Vec<String> {
+fn keys(store: &Store<Bytes>) -> Vec<String> {
     store.range(&Range::prefix("")).unwrap().entries.iter().map(|entry| entry.key.to_string()).collect()
 }
 
@@ -52,8 +36,8 @@ fn a_full_file_system_refuses_writes_serves_reads_and_recovers() {
     small_disk(directory.path());
     let data = directory.path().join("data");
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let store = Store::<Plain>::open(&data, options()).unwrap();
-    let commit = |store: &Store<Plain>, txn: Txn| match runtime.block_on(store.commit(txn))? {
+    let store = Store::<Bytes>::open(&data, options()).unwrap();
+    let commit = |store: &Store<Bytes>, txn: Txn| match runtime.block_on(store.commit(txn))? {
         Outcome::Committed { revision, .. } => Ok(revision),
         Outcome::Failed { .. } => unreachable!("nothing was compared"),
     };
@@ -77,7 +61,7 @@ fn a_full_file_system_refuses_writes_serves_reads_and_recovers() {
     for file in std::fs::read_dir(&data).unwrap().map(Result::unwrap) {
         std::fs::copy(file.path(), copy.path().join(file.file_name())).unwrap();
     }
-    let recovered = Store::<Plain>::open(copy.path(), options()).unwrap();
+    let recovered = Store::<Bytes>::open(copy.path(), options()).unwrap();
     assert_eq!(keys(&recovered), acknowledged);
     assert!(recovered.revision() >= newest);
     drop(recovered);
@@ -90,6 +74,6 @@ fn a_full_file_system_refuses_writes_serves_reads_and_recovers() {
     acknowledged.sort();
     runtime.block_on(store.shutdown());
     drop(store);
-    let store = Store::<Plain>::open(&data, options()).unwrap();
+    let store = Store::<Bytes>::open(&data, options()).unwrap();
     assert_eq!((keys(&store), store.revision()), (acknowledged, revision));
 }

@@ -6,27 +6,11 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use bytes::Bytes;
-use store::{Durability, Error, Op, Options, Range, Revision, Store, Txn, Value};
+use store::{Durability, Error, Op, Options, Range, Store, Txn};
 
 const DIRECTORY: &str = "STORE_KILL_TEST_DIRECTORY";
 /// In CI; `cargo xtask prove` goes on as long as it is told.
 const KILLS: u64 = 30;
-
-struct Plain(Bytes);
-
-impl Value for Plain {
-    fn committed(bytes: Bytes, _: Revision) -> Self {
-        Plain(bytes)
-    }
-
-    fn deleted(&self, _: Revision) -> Self {
-        Plain(self.0.clone())
-    }
-
-    fn stored(&self) -> [&[u8]; 2] {
-        [&self.0, &[]]
-    }
-}
 
 fn options() -> Options {
     Options { segment_bytes: 1 << 16, garbage_bytes: 1 << 18, ..Options::default() }
@@ -38,7 +22,7 @@ fn child() {
     let Ok(directory) = std::env::var(DIRECTORY) else { return };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
     runtime.block_on(async {
-        let store = Store::<Plain>::open(Path::new(&directory), options()).unwrap();
+        let store = Store::<Bytes>::open(Path::new(&directory), options()).unwrap();
         let mut writers = tokio::task::JoinSet::new();
         for writer in 0..8 {
             let store = store.clone();
@@ -92,17 +76,17 @@ fn nothing_acknowledged_is_lost_to_kill_9() {
         child.wait().unwrap();
         let (newest, seen_revision) = reader.join().unwrap();
 
-        let store = Store::<Plain>::open(directory.path(), options()).unwrap();
+        let store = Store::<Bytes>::open(directory.path(), options()).unwrap();
         revision = seen_revision.max(revision);
         assert!(store.revision() >= revision, "the revision went backward");
         for (writer, number) in newest.into_iter().enumerate() {
             let Some(number) = number else { continue };
             let entry = store.get(&format!("/{writer}")).expect("a committed key exists");
-            let found: u64 = std::str::from_utf8(&entry.value.0).unwrap().split(':').next().unwrap().parse().unwrap();
+            let found: u64 = std::str::from_utf8(&entry.value).unwrap().split(':').next().unwrap().parse().unwrap();
             // One more may have been committed than was reported.
             assert!(found == number || found == number + 1, "writer {writer}: found {found}, committed {number}");
             // Transactions are whole.
-            assert!(store.get(&format!("/twin/{writer}")).expect("a committed key exists").value.0 == entry.value.0);
+            assert!(store.get(&format!("/twin/{writer}")).expect("a committed key exists").value == entry.value);
             assert_eq!(store.get(&format!("/sometimes/{writer}")).is_some(), found.is_multiple_of(2));
         }
         let names = std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name());
@@ -115,14 +99,14 @@ fn nothing_acknowledged_is_lost_to_kill_9() {
 #[test]
 fn a_second_opener_is_refused() {
     let directory = tempfile::tempdir().unwrap();
-    let first = Store::<Plain>::open(directory.path(), options()).unwrap();
-    let second = Store::<Plain>::open(directory.path(), options()).map(|_| ());
+    let first = Store::<Bytes>::open(directory.path(), options()).unwrap();
+    let second = Store::<Bytes>::open(directory.path(), options()).map(|_| ());
     assert!(matches!(second, Err(Error::Locked { .. })));
     drop(first);
     // A child that the other test is just starting may have inherited the lock, until it becomes another program.
     let again = (0..100).find_map(|_| {
         std::thread::sleep(Duration::from_millis(10));
-        Store::<Plain>::open(directory.path(), options()).ok()
+        Store::<Bytes>::open(directory.path(), options()).ok()
     });
     let again = again.expect("the lock has been let go");
     assert!(again.range(&Range::prefix("")).unwrap().entries.is_empty());

@@ -7,31 +7,15 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use store::{Error, Op, Options, Range, Revision, Store, Txn, Value, snapshot};
-
-struct Plain(Bytes);
-
-impl Value for Plain {
-    fn committed(bytes: Bytes, _: Revision) -> Self {
-        Plain(bytes)
-    }
-
-    fn deleted(&self, _: Revision) -> Self {
-        Plain(self.0.clone())
-    }
-
-    fn stored(&self) -> [&[u8]; 2] {
-        [&self.0, &[]]
-    }
-}
+use store::{Error, Op, Options, Range, Revision, Store, Txn, snapshot};
 
 type Rows = Vec<(String, Bytes, [u64; 3], Option<std::time::SystemTime>)>;
 
-fn rows(store: &Store<Plain>, revision: Option<Revision>) -> Rows {
+fn rows(store: &Store<Bytes>, revision: Option<Revision>) -> Rows {
     let query = Range { revision, ..Range::prefix("") };
-    let row = |entry: &std::sync::Arc<store::Entry<Plain>>| {
+    let row = |entry: &std::sync::Arc<store::Entry<Bytes>>| {
         let numbers = [entry.create_revision, entry.mod_revision, entry.version];
-        (entry.key.to_string(), entry.value.0.clone(), numbers, entry.expires())
+        (entry.key.to_string(), entry.value.clone(), numbers, entry.expires())
     };
     store.range(&query).unwrap().entries.iter().map(row).collect()
 }
@@ -40,12 +24,12 @@ fn put(key: String, value: String) -> Op {
     Op::Put { key, value: Bytes::from(value), ttl: None }
 }
 
-async fn commit(store: &Store<Plain>, ops: Vec<Op>) {
+async fn commit(store: &Store<Bytes>, ops: Vec<Op>) {
     store.commit(Txn { ops, ..Txn::default() }).await.unwrap();
 }
 
-async fn filled(dir: &Path) -> Store<Plain> {
-    let store = Store::<Plain>::open(dir, Options::default()).unwrap();
+async fn filled(dir: &Path) -> Store<Bytes> {
+    let store = Store::<Bytes>::open(dir, Options::default()).unwrap();
     for number in 0..700 {
         commit(&store, vec![put(format!("/k/{number:04}"), format!("value {number}"))]).await;
     }
@@ -76,7 +60,7 @@ async fn a_store_restored_from_a_snapshot_has_all_that_it_says_and_later_revisio
     let restored = snapshot::restore(&file, &dir, 1000).unwrap();
     assert!(restored.revision >= seen + 1000);
     assert_eq!(restored.snapshot, taken);
-    let store = Store::<Plain>::open(&dir, Options::default()).unwrap();
+    let store = Store::<Bytes>::open(&dir, Options::default()).unwrap();
     assert_eq!(rows(&store, None), expected);
     assert!(store.revision() >= restored.revision);
     assert!(matches!(store.watch("/", seen), Err(Error::Compacted { .. })), "watchers have to list again");
@@ -85,7 +69,7 @@ async fn a_store_restored_from_a_snapshot_has_all_that_it_says_and_later_revisio
     assert_eq!(std::fs::metadata(&dir).unwrap().permissions().mode() & 0o777, 0o700);
 
     // The old store is where it was said to be.
-    let kept = Store::<Plain>::open(&restored.kept.unwrap(), Options::default()).unwrap();
+    let kept = Store::<Bytes>::open(&restored.kept.unwrap(), Options::default()).unwrap();
     assert!(kept.get("/later").is_some() && kept.revision() == seen);
 }
 
@@ -101,7 +85,7 @@ async fn a_restore_needs_no_old_store_and_survives_its_own_interruption() {
     std::fs::write(folder.path().join("other.restoring/0000000000000002.checkpoint"), "half").unwrap();
     let restored = snapshot::restore(&file, &elsewhere, 1_000_000_000).unwrap();
     assert_eq!((restored.kept, restored.revision), (None, store.revision() + 1_000_000_000));
-    let other = Store::<Plain>::open(&elsewhere, Options::default()).unwrap();
+    let other = Store::<Bytes>::open(&elsewhere, Options::default()).unwrap();
     assert_eq!(rows(&other, None), rows(&store, None));
 }
 
@@ -118,9 +102,9 @@ async fn a_damaged_old_store_can_be_replaced() {
     let mut bytes = std::fs::read(&log).unwrap();
     bytes[200] ^= 1;
     std::fs::write(&log, bytes).unwrap();
-    assert!(matches!(Store::<Plain>::open(&dir, Options::default()), Err(Error::Damaged { .. })));
+    assert!(matches!(Store::<Bytes>::open(&dir, Options::default()), Err(Error::Damaged { .. })));
     snapshot::restore(&file, &dir, 1000).unwrap();
-    assert_eq!(rows(&Store::<Plain>::open(&dir, Options::default()).unwrap(), None), expected);
+    assert_eq!(rows(&Store::<Bytes>::open(&dir, Options::default()).unwrap(), None), expected);
 }
 
 #[tokio::test]
@@ -135,7 +119,7 @@ async fn a_snapshot_of_a_store_at_rest_is_the_same() {
     let taken = snapshot::save(&dir, &file).unwrap();
     assert_eq!(snapshot::verify(&file).unwrap(), taken);
     snapshot::restore(&file, &folder.path().join("other"), 1).unwrap();
-    let other = Store::<Plain>::open(&folder.path().join("other"), Options::default()).unwrap();
+    let other = Store::<Bytes>::open(&folder.path().join("other"), Options::default()).unwrap();
     assert_eq!(rows(&other, None), expected);
     assert!(snapshot::save(&folder.path().join("none"), &file).is_err(), "no store, no snapshot");
     assert!(!folder.path().join("none").exists());
@@ -145,7 +129,7 @@ async fn a_snapshot_of_a_store_at_rest_is_the_same() {
 async fn no_damage_to_a_snapshot_goes_unnoticed() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("one.snapshot");
-    let store = Store::<Plain>::in_memory(Options::default());
+    let store = Store::<Bytes>::in_memory(Options::default());
     for number in 0..5 {
         commit(&store, vec![put(format!("/{number}"), format!("value {number}"))]).await;
     }
@@ -173,7 +157,7 @@ async fn a_snapshot_under_load_is_of_one_revision_and_holds_nobody_up() {
     // What the snapshots are compared with has to be readable for that long.
     let hour = Duration::from_secs(3600);
     let kept = Options { history_age: hour, history_events: usize::MAX, history_bytes: u64::MAX, ..Options::default() };
-    let store = Store::<Plain>::in_memory(kept);
+    let store = Store::<Bytes>::in_memory(kept);
     for chunk in 0..200 {
         let ops = (0..250).map(|at| put(format!("/m/{chunk:03}/{at:03}"), "x".repeat(200))).collect();
         commit(&store, ops).await;
@@ -202,9 +186,9 @@ async fn a_snapshot_under_load_is_of_one_revision_and_holds_nobody_up() {
         revisions.push(taken.revision);
         let dir = folder.path().join(format!("db-{number}"));
         snapshot::restore(&file, &dir, 1).unwrap();
-        let copy = Store::<Plain>::open(&dir, Options::default()).unwrap();
+        let copy = Store::<Bytes>::open(&dir, Options::default()).unwrap();
         assert_eq!(rows(&copy, None).len(), 50_002);
-        let of = |key: &str| copy.get(key).map(|entry| (entry.value.0.clone(), entry.mod_revision));
+        let of = |key: &str| copy.get(key).map(|entry| (entry.value.clone(), entry.mod_revision));
         assert_eq!(of("/a"), of("/z"), "torn between transactions");
         // All that was committed until its revision is in it.
         assert_eq!(rows(&store, Some(taken.revision)), rows(&copy, None));

@@ -6,29 +6,13 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use store::{Error, Op, Options, Range, Revision, Store, Txn, Value};
-
-struct Plain(Bytes);
-
-impl Value for Plain {
-    fn committed(bytes: Bytes, _: Revision) -> Self {
-        Plain(bytes)
-    }
-
-    fn deleted(&self, _: Revision) -> Self {
-        Plain(self.0.clone())
-    }
-
-    fn stored(&self) -> [&[u8]; 2] {
-        [&self.0, &[]]
-    }
-}
+use store::{Error, Op, Options, Range, Store, Txn};
 
 fn put(key: String, bytes: usize) -> Op {
     Op::Put { key, value: Bytes::from(vec![b'x'; bytes]), ttl: None }
 }
 
-async fn commit(store: &Store<Plain>, ops: Vec<Op>) -> Result<(), Error> {
+async fn commit(store: &Store<Bytes>, ops: Vec<Op>) -> Result<(), Error> {
     store.commit(Txn { ops, ..Txn::default() }).await.map(|_| ())
 }
 
@@ -36,7 +20,7 @@ async fn commit(store: &Store<Plain>, ops: Vec<Op>) -> Result<(), Error> {
 async fn a_full_store_says_so_and_stays_of_use() {
     let directory = tempfile::tempdir().unwrap();
     let options = Options { quota_bytes: 10_000, ..Options::default() };
-    let store = Store::<Plain>::open(directory.path(), options.clone()).unwrap();
+    let store = Store::<Bytes>::open(directory.path(), options.clone()).unwrap();
     let mut stored = 0;
     let refused = loop {
         match commit(&store, vec![put(format!("/{stored}"), 1000)]).await {
@@ -53,7 +37,7 @@ async fn a_full_store_says_so_and_stays_of_use() {
     store.shutdown().await;
     assert!(watcher.next().await.is_err());
     drop((store, watcher));
-    let store = Store::<Plain>::open(directory.path(), Options { quota_bytes: 5_000, ..options }).unwrap();
+    let store = Store::<Bytes>::open(directory.path(), Options { quota_bytes: 5_000, ..options }).unwrap();
     assert_eq!(store.range(&Range::prefix("")).unwrap().entries.len(), 9);
     let mut watcher = store.watch("/", store.revision()).unwrap();
     assert!(matches!(commit(&store, vec![put("/0".to_owned(), 1001)]).await, Err(Error::QuotaExceeded { .. })));
@@ -82,7 +66,7 @@ async fn commits_do_not_wait_for_the_reclaim_of_space() {
     const KEYS: usize = 20_000;
     let directory = tempfile::tempdir().unwrap();
     let options = Options { garbage_bytes: 1 << 20, segment_bytes: 8 << 20, ..Options::default() };
-    let store = Store::<Plain>::open(directory.path(), options).unwrap();
+    let store = Store::<Bytes>::open(directory.path(), options).unwrap();
     let (mut written, mut during, mut largest) = (0_u64, Vec::new(), 0);
     let start = Instant::now();
     // Until enough commits have met a checkpoint that is being written.

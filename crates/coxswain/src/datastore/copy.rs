@@ -95,12 +95,12 @@ async fn folder_to_etcd(from: &Path, to: &Etcd, token: Option<&str>) -> Result<(
 }
 
 fn read_folder(db: &Path) -> Result<Content> {
-    let store = Store::<Plain>::open(db, Options::default()).context("cannot open the state store")?;
+    let store = Store::<Bytes>::open(db, Options::default()).context("cannot open the state store")?;
     let now = SystemTime::now();
     let listing = store.range(&Range::prefix(PREFIX))?;
     let entries = listing.entries.iter().map(|entry| RawEntry {
         key: entry.key.to_string(),
-        value: entry.value.0.clone(),
+        value: entry.value.clone(),
         create_revision: entry.create_revision,
         mod_revision: entry.mod_revision,
         version: entry.version,
@@ -135,19 +135,3 @@ async fn etcd_to_folder(from: &Etcd, to: &Path, token: Option<&str>) -> Result<(
     Ok((count, revision))
 }
 
-/// A value that is its bytes.
-struct Plain(Bytes);
-
-impl store::Value for Plain {
-    fn committed(bytes: Bytes, _: Revision) -> Self {
-        Plain(bytes)
-    }
-
-    fn deleted(&self, _: Revision) -> Self {
-        Plain(self.0.clone())
-    }
-
-    fn stored(&self) -> [&[u8]; 2] {
-        [&self.0, &[]]
-    }
-}

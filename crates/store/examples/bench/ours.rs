@@ -8,29 +8,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use store::{Op, Options, Range, Revision, Store, Txn, Value};
+use store::{Op, Options, Range, Store, Txn};
 
 use crate::load::Side;
 
-/// What an API server keeps at the least: the bytes.
-pub struct Plain(Bytes);
-
-impl Value for Plain {
-    fn committed(bytes: Bytes, _: Revision) -> Self {
-        Plain(bytes)
-    }
-
-    fn deleted(&self, _: Revision) -> Self {
-        Plain(self.0.clone())
-    }
-
-    fn stored(&self) -> [&[u8]; 2] {
-        [&self.0, &[]]
-    }
-}
-
 #[derive(Clone)]
-pub struct Ours(Store<Plain>);
+pub struct Ours(Store<Bytes>);
 
 impl Ours {
     pub fn open(directory: &Path) -> Self {
@@ -49,10 +32,10 @@ impl Side for Ours {
 
     async fn read(&self, prefix: &str, one: bool) -> usize {
         if one {
-            return self.0.get(prefix).map_or(0, |entry| sum(&entry.value.0).min(1));
+            return self.0.get(prefix).map_or(0, |entry| sum(&entry.value).min(1));
         }
         let listing = self.0.range(&Range::prefix(prefix)).unwrap();
-        listing.entries.iter().filter(|entry| sum(&entry.value.0) > 0).count()
+        listing.entries.iter().filter(|entry| sum(&entry.value) > 0).count()
     }
 
     async fn watch(&self, _: usize, prefix: String, count: usize, watching: Arc<AtomicU64>) {
@@ -60,7 +43,7 @@ impl Side for Ours {
         watching.fetch_add(1, Ordering::Relaxed);
         let mut seen = 0;
         while seen < count {
-            seen += watcher.next().await.unwrap().iter().filter(|event| sum(&event.entry().value.0) > 0).count();
+            seen += watcher.next().await.unwrap().iter().filter(|event| sum(&event.entry().value) > 0).count();
         }
     }
 
