@@ -14,6 +14,8 @@ mod conversion;
 mod crds;
 mod discovery;
 pub mod error;
+mod fairness;
+pub mod gate;
 pub mod health;
 pub mod http;
 mod metrics;
@@ -30,5 +32,6 @@ pub mod view;
 mod warnings;
 
 pub use crds::start as serve_definitions;
+pub use gate::Limits;
 pub use server::{ApiServer, Caller, Components};
 pub use startup::{Startup, start};

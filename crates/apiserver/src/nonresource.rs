@@ -94,6 +94,11 @@ pub async fn answer(server: &ApiServer, head: &Parts, info: &RequestInfo) -> Res
         ["cacerts"] => Ok(respond::text(200, server.settings.serving_ca.clone())),
         ["version"] => Ok(respond::value(200, Encoding::Json, &version(&server.version))),
         ["metrics"] => Ok(respond::bytes(200, "text/plain; version=0.0.4; charset=utf-8", metrics(server))),
+        ["debug", "api_priority_and_fairness", page] if server.gate.limits.enable_priority_and_fairness => {
+            let details = query.get("includeRequestDetails").is_some_and(|text| !text.is_empty());
+            let text = server.gate.fairness.dump(page, details).ok_or_else(StatusError::no_such_path)?;
+            Ok(respond::text(200, text))
+        }
         ["api"] => discovery::legacy_versions(server, accept),
         ["apis"] => discovery::groups(server, accept),
         ["apis", group] => discovery::group(server, group),
@@ -111,7 +116,9 @@ pub async fn answer(server: &ApiServer, head: &Parts, info: &RequestInfo) -> Res
 }
 
 fn metrics(server: &ApiServer) -> String {
-    server.metrics.render() + &server.webhooks.tally.render() + &server.policies.render_metrics()
+    let mut text = crate::metrics::Text::default();
+    server.gate.fairness.render(&mut text);
+    text.into_string() + &server.metrics.render() + &server.webhooks.tally.render() + &server.policies.render_metrics()
 }
 
 fn issuer_document(content_type: &'static str, document: &Value) -> Response {

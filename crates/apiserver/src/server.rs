@@ -14,7 +14,6 @@ use http::{HeaderMap, header};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use parking_lot::RwLock;
-use tokio::sync::Semaphore;
 
 use crate::admission::Chain;
 use crate::admission::policies::Policies;
@@ -23,6 +22,7 @@ use crate::aggregator::{Aggregator, Remote};
 use crate::authn::{Authenticator, Credentials, Peer};
 use crate::authz::{Authorizer, Decision};
 use crate::conversion::Conversions;
+use crate::gate::{self, Gate, Limits};
 use crate::http::negotiate::{self, Accepted};
 use crate::http::parse::request_info;
 use crate::http::query::Query;
@@ -41,11 +41,6 @@ use crate::{health, nonresource, registry};
 pub const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
 /// A body that goes on beyond this is cut off.
 const MAX_DISCARDED_BYTES: usize = 4 * MAX_BODY_BYTES;
-/// Upstream's `--request-timeout`; watches, logs and other streams are exempt.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
-/// Upstream's `--max-requests-inflight` and `--max-mutating-requests-inflight`.
-const MAX_READS: usize = 400;
-const MAX_WRITES: usize = 200;
 
 /// Who sends a request.
 #[derive(Clone)]
@@ -87,8 +82,7 @@ pub struct Inner {
     pub metrics: Metrics,
     pub health: health::Health,
     pub documents: nonresource::Documents,
-    reads: Semaphore,
-    writes: Semaphore,
+    pub gate: Gate,
 }
 
 /// The API server. Cloning shares it.
@@ -124,6 +118,10 @@ impl Call {
 
 impl ApiServer {
     pub fn new(parts: Components) -> Self {
+        ApiServer::with_limits(parts, Limits::default())
+    }
+
+    pub fn with_limits(parts: Components, limits: Limits) -> Self {
         let view = View::new(parts.store);
         let inner = Inner {
             webhooks: Webhooks::new(view.clone()),
@@ -142,8 +140,7 @@ impl ApiServer {
             metrics: Metrics::default(),
             health: health::Health::default(),
             documents: nonresource::Documents::default(),
-            reads: Semaphore::new(MAX_READS),
-            writes: Semaphore::new(MAX_WRITES),
+            gate: Gate::new(limits),
         };
         ApiServer { inner: Arc::new(inner) }
     }
@@ -173,7 +170,10 @@ impl ApiServer {
         let answer: BoxFuture<'static, Response> = Box::pin(self.clone().answer(request, caller));
         match AssertUnwindSafe(answer).catch_unwind().await {
             Ok(response) => response,
-            Err(_) => respond::error(&StatusError::internal("the request made the server panic; this is a bug")),
+            Err(_) => {
+                tracing::error!("a request made the API server panic; this is a bug");
+                gate::plain(500, "This request caused apiserver to panic. Look in the logs for details.")
+            }
         }
     }
 
@@ -205,7 +205,7 @@ impl ApiServer {
 
     async fn checked(
         &self,
-        mut head: Parts,
+        head: Parts,
         body: Body,
         query: Query,
         info: RequestInfo,
@@ -215,11 +215,35 @@ impl ApiServer {
         refuse_slashes(&info)?;
         let user = self.authenticate(&head.headers, &caller)?;
         let user = self.impersonate(user, &head.headers)?;
+        let time = self.gate.time_for(&query)?;
+        let began = Instant::now();
+        let pass = match self.turn(&user, &info, &query, time).await {
+            Ok(pass) => pass,
+            Err(refused) => return Ok(refused),
+        };
+        let time = time.saturating_sub(began.elapsed());
+        let lasting = gate::Lasting::of(&info);
+        let outcome = self.authorised(head, body, query, info, user, warnings, time).await;
+        Ok(pass.answer(lasting, outcome.unwrap_or_else(|error| respond::error(&error))))
+    }
+
+    /// Carries out what a user asks for whose turn it is, if they may.
+    #[allow(clippy::too_many_arguments, reason = "the parts of one request, each of which goes its own way from here")]
+    async fn authorised(
+        &self,
+        mut head: Parts,
+        body: Body,
+        query: Query,
+        info: RequestInfo,
+        user: Arc<UserInfo>,
+        warnings: Warnings,
+        time: Duration,
+    ) -> Result<Response> {
         self.authorize(&user, &info)?;
         if let Some(remote) = self.remote(&info) {
             let streams = is_long_running(&info) || streaming::upgrade::is_upgrade(&head.headers);
             let work = crate::proxy::aggregated(&self.aggregator, &remote, &user, head, body);
-            return in_time(streams, work).await;
+            return in_time((!streams).then_some(time), work).await;
         }
         if !info.is_resource {
             return nonresource::answer(self, &head, &info).await;
@@ -227,9 +251,6 @@ impl ApiServer {
         let row = self.find_row(&info)?;
         refuse_misplaced(&row, &info)?;
         let streams = is_long_running(&info);
-        // Components of this process and administrators are never locked out by what others do.
-        let exempt = streams || matches!(caller, Caller::Known(_)) || user.in_group(crate::authz::MASTERS);
-        let _slot = if exempt { None } else { Some(self.slot(&info.verb)?) };
         let accepted = if is_connect(&info) {
             Accepted { encoding: negotiate::Encoding::Json, shape: negotiate::Shape::Object }
         } else {
@@ -245,7 +266,7 @@ impl ApiServer {
                 None => response,
             });
         }
-        in_time(false, work).await?
+        in_time(Some(time), work).await?
     }
 
     fn authenticate(&self, headers: &HeaderMap, caller: &Caller) -> Result<Arc<UserInfo>> {
@@ -294,23 +315,16 @@ impl ApiServer {
         row.is_some_and(|row| info.subresource.is_empty() || row.subresource(&info.subresource).is_some())
     }
 
-    fn find_row(&self, info: &RequestInfo) -> Result<Arc<ResourceRow>> {
+    pub(crate) fn find_row(&self, info: &RequestInfo) -> Result<Arc<ResourceRow>> {
         self.table().get(&info.group, &info.version, &info.resource).cloned().ok_or_else(StatusError::no_such_path)
-    }
-
-    fn slot(&self, verb: &str) -> Result<tokio::sync::SemaphorePermit<'_>> {
-        let pool = if matches!(verb, "get" | "list") { &self.reads } else { &self.writes };
-        pool.try_acquire().map_err(|_| StatusError::too_many_requests("Too many requests, please try again later.", 1))
     }
 }
 
 /// What `work` comes to, within the time that a request has; streams have all of it.
-async fn in_time<T>(streams: bool, work: impl Future<Output = T>) -> Result<T> {
-    if streams {
-        return Ok(work.await);
-    }
-    let late = |_| StatusError::timeout("request did not complete within the allotted timeout", 0);
-    tokio::time::timeout(REQUEST_TIMEOUT, work).await.map_err(late)
+async fn in_time<T>(time: Option<Duration>, work: impl Future<Output = T>) -> Result<T> {
+    let Some(time) = time else { return Ok(work.await) };
+    let late = |_| StatusError::timeout("Timeout: request did not complete within the allotted timeout", 0);
+    tokio::time::timeout(time, work).await.map_err(late)
 }
 
 fn into_box<B>(error: B::Error) -> BoxError
@@ -339,7 +353,7 @@ pub async fn collect(mut body: Body) -> Result<Bytes> {
         }
     }
     if total > MAX_BODY_BYTES {
-        return Err(StatusError::request_too_large(format!("limit is {MAX_BODY_BYTES}")));
+        return Err(StatusError::request_too_large(format!("Request entity too large: limit is {MAX_BODY_BYTES}")));
     }
     Ok(collected.freeze())
 }
@@ -367,7 +381,7 @@ pub fn is_connect(info: &RequestInfo) -> bool {
     matches!(info.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy")
 }
 
-fn is_long_running(info: &RequestInfo) -> bool {
+pub fn is_long_running(info: &RequestInfo) -> bool {
     info.verb == "watch" || is_connect(info)
 }
 

@@ -43,6 +43,7 @@ pub async fn start(server: &ApiServer, settings: &Startup) -> Result<()> {
     try_join_all(own.iter().map(|object| replace(server, object))).await?;
     crate::crds::start(server).await?;
     crate::aggregator::start(server);
+    crate::fairness::start(server);
     crate::authn::start(server);
     server.health.set_bootstrapped();
     Ok(())
@@ -123,7 +124,7 @@ fn stored(server: &ApiServer, row: &ResourceRow, object: &Value) -> Option<Value
 const TRIES: usize = 5;
 
 /// Creates an object, or reconciles the one that is there without undoing what its owner changed.
-async fn ensure(server: &ApiServer, wanted: &Value) -> Result<()> {
+pub(crate) async fn ensure(server: &ApiServer, wanted: &Value) -> Result<()> {
     for _ in 1..TRIES {
         match try_ensure(server, wanted).await {
             Err(error) if error.code == 409 => {}

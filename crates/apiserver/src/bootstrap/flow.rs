@@ -47,7 +47,7 @@ const EVERYBODY: &[&str] = &["group:system:unauthenticated", "group:system:authe
 const LEASES: Requests =
     Requests::Resources(&[(&["get", "create", "update"], "coordination.k8s.io", &["leases"], false)]);
 
-const SCHEMAS: [Schema; 13] = [
+const SCHEMAS: [Schema; 11] = [
     schema("exempt", "exempt", 1, "", &["group:system:masters"], Requests::All),
     schema("probes", "exempt", 2, "", EVERYBODY, Requests::Paths(&["/healthz", "/readyz", "/livez"])),
     schema(
@@ -58,19 +58,6 @@ const SCHEMAS: [Schema; 13] = [
         &["user:system:kube-controller-manager", "user:system:kube-scheduler", "sa:kube-system/*"],
         LEASES,
     ),
-    schema(
-        "endpoint-controller",
-        "workload-high",
-        150,
-        "ByUser",
-        &[
-            "user:system:kube-controller-manager",
-            "sa:kube-system/endpoint-controller",
-            "sa:kube-system/endpointslicemirroring-controller",
-        ],
-        Requests::Resources(&[(&["get", "create", "update"], "", &["endpoints"], false)]),
-    ),
-    schema("workload-leader-election", "leader-election", 200, "ByUser", &["sa:kube-system/*"], LEASES),
     schema(
         "system-node-high",
         "node-high",

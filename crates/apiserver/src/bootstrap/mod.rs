@@ -1,14 +1,14 @@
 //! The objects that a cluster has from its first second: namespaces, default roles and bindings, priority classes, flow control,
 //! the service network. Pure: what they are, and how an existing one is brought up to date. Others write them.
 
-mod flow;
+pub(crate) mod flow;
 mod rbac;
 mod reconcile;
 
 use apimachinery::Value;
 use serde_json::{Map, json};
 
-pub use reconcile::{Step, reconcile};
+pub use reconcile::{Step, is_left_over, reconcile};
 
 use crate::authz::rules::{Rule, rules_of};
 

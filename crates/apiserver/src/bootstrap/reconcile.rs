@@ -40,15 +40,13 @@ pub fn reconcile(existing: &Value, wanted: &Value) -> Option<Step> {
             changed(existing, updated)
         }
         "FlowSchema" | "PriorityLevelConfiguration" => {
-            if meta::annotation(existing, flow::AUTOUPDATE) == Some("false") {
-                return None;
-            }
-            let stale = !contains(&existing["spec"], &wanted["spec"]);
-            stale.then(|| {
-                let mut updated = existing.clone();
+            let follows = follows_upstream(existing, meta::name(wanted));
+            let mut updated = existing.clone();
+            updated["metadata"]["annotations"][flow::AUTOUPDATE] = json!(follows.to_string());
+            if follows && !contains(&existing["spec"], &wanted["spec"]) {
                 updated["spec"] = wanted["spec"].clone();
-                Step::Update(updated)
-            })
+            }
+            changed(existing, updated)
         }
         "ConfigMap" => {
             let mut updated = existing.clone();
@@ -57,6 +55,24 @@ pub fn reconcile(existing: &Value, wanted: &Value) -> Option<Step> {
         }
         _ => None,
     }
+}
+
+/// Whether an object's spec is upstream's to set, as its annotation says. Without one it is if nobody has changed it since it was
+/// made; and it always is of the objects that no server goes without, of which only what exempt requests lend may differ.
+fn follows_upstream(object: &Value, name: &str) -> bool {
+    let told = meta::annotation(object, flow::AUTOUPDATE).and_then(|text| match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    });
+    let mandatory = name == "catch-all" || (name == "exempt" && object["kind"] == "FlowSchema");
+    mandatory || told.unwrap_or_else(|| object["metadata"]["generation"].as_i64().unwrap_or(0) <= 1)
+}
+
+/// Whether an object that follows upstream's is none of upstream's any more, and goes.
+pub fn is_left_over(object: &Value, wanted: &[Value]) -> bool {
+    let same = |w: &Value| w["kind"] == object["kind"] && meta::name(w) == meta::name(object);
+    meta::annotation(object, flow::AUTOUPDATE) == Some("true") && !wanted.iter().any(same)
 }
 
 fn changed(existing: &Value, updated: Value) -> Option<Step> {
@@ -155,8 +171,30 @@ mod tests {
 
     #[test]
     fn flow_control_follows_upstream_but_not_its_own_defaults() {
-        let wanted = json!({"kind": "FlowSchema", "spec": {"a": 1}});
-        assert_eq!(reconcile(&json!({"kind": "FlowSchema", "spec": {"a": 1, "defaulted": 2}}), &wanted), None);
-        assert!(reconcile(&json!({"kind": "FlowSchema", "spec": {"a": 2}}), &wanted).is_some());
+        let object = |name: &str, told: Option<&str>, generation: i64, value: i64| {
+            let mut object = json!({"kind": "FlowSchema", "metadata": {"name": name, "generation": generation},
+                "spec": {"a": value, "defaulted": 2}});
+            if let Some(told) = told {
+                object["metadata"]["annotations"] = json!({ flow::AUTOUPDATE: told });
+            }
+            object
+        };
+        let wanted = json!({"kind": "FlowSchema", "metadata": {"name": "x"}, "spec": {"a": 1}});
+        let result = |existing: &Value| match reconcile(existing, &wanted) {
+            Some(Step::Update(o)) => {
+                Some((o["spec"]["a"].as_i64().unwrap(), meta::annotation(&o, flow::AUTOUPDATE).unwrap().to_owned()))
+            }
+            _ => None,
+        };
+        assert_eq!(result(&object("x", Some("true"), 5, 1)), None);
+        assert_eq!(result(&object("x", Some("true"), 5, 2)), Some((1, "true".into())));
+        assert_eq!(result(&object("x", Some("false"), 1, 2)), None, "its owner has said so");
+        assert_eq!(result(&object("x", None, 1, 2)), Some((1, "true".into())), "nobody has touched it");
+        assert_eq!(result(&object("x", None, 2, 2)), Some((2, "false".into())), "somebody has changed it");
+        let mandatory = json!({"kind": "FlowSchema", "metadata": {"name": "catch-all"}, "spec": {"a": 1}});
+        assert!(reconcile(&object("catch-all", Some("false"), 2, 2), &mandatory).is_some(), "it is not theirs");
+        assert!(is_left_over(&object("old", Some("true"), 1, 1), std::slice::from_ref(&wanted)));
+        assert!(!is_left_over(&object("x", Some("true"), 1, 1), std::slice::from_ref(&wanted)));
+        assert!(!is_left_over(&object("own", None, 1, 1), &[wanted]));
     }
 }

@@ -151,7 +151,7 @@ fn encoded(object: &apimachinery::Value) -> Result<bytes::Bytes> {
     if bytes.len() > crate::server::MAX_BODY_BYTES {
         let limit = crate::server::MAX_BODY_BYTES;
         return Err(StatusError::request_too_large(format!(
-            "the object would be {} bytes, limit is {limit}",
+            "Request entity too large: the object would be {} bytes, limit is {limit}",
             bytes.len()
         )));
     }

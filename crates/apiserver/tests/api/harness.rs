@@ -11,7 +11,7 @@ use apiserver::proxy::Dialer;
 use apiserver::request::UserInfo;
 use apiserver::strategy::{Services, Settings, Strategies};
 use apiserver::view::View;
-use apiserver::{ApiServer, Components, admission, nonresource};
+use apiserver::{ApiServer, Components, Limits, Startup, admission, nonresource};
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt as _, Full};
@@ -72,7 +72,11 @@ const ADMIN: &str = "tester";
 
 impl Api {
     pub async fn in_process() -> Self {
-        let server = server().await;
+        Api::of(server().await)
+    }
+
+    /// A client in the process of `server`.
+    pub fn of(server: ApiServer) -> Self {
         let user = UserInfo::new(ADMIN, &["system:masters"]);
         let transport = Transport::InProcess(InProcess::new(server.clone(), user));
         Api { server, transport, _stop: CancellationToken::new().drop_guard() }
@@ -162,6 +166,27 @@ pub fn version(object: &Value) -> u64 {
 }
 
 async fn server() -> ApiServer {
+    server_with(Limits::default()).await
+}
+
+/// Creates what every cluster has.
+pub async fn bootstrap(server: &ApiServer) {
+    let startup = Startup {
+        bootstrap: apiserver::bootstrap::Settings {
+            service_cidrs: vec!["10.43.0.0/16".to_owned()],
+            ..apiserver::bootstrap::Settings::default()
+        },
+        address: None,
+        port: 6443,
+        service_ip: "10.43.0.1".to_owned(),
+        cluster_dns: None,
+        objects: Vec::new(),
+    };
+    apiserver::start(server, &startup).await.unwrap();
+}
+
+/// A server in memory with two objects, whose bounds are `limits`.
+pub async fn server_with(limits: Limits) -> ApiServer {
     let store = ObjectStore::in_memory(store::Options::default());
     let view = View::new(store.clone());
     let authorizer = Authorizer::new(view.clone());
@@ -171,7 +196,7 @@ async fn server() -> ApiServer {
     let services = Services { authorizer: authorizer.clone(), authenticator: authenticator.clone(), signer };
     let tls =
         rustls::ClientConfig::builder().with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth();
-    let server = ApiServer::new(Components {
+    let components = Components {
         store: store.clone(),
         table: apimachinery::resource::builtin().clone(),
         authenticator,
@@ -187,7 +212,8 @@ async fn server() -> ApiServer {
         },
         dialer: Dialer::new(&tls),
         version: nonresource::Version { git_version: "v1.37.0".into(), git_commit: "".into(), build_date: "".into() },
-    });
+    };
+    let server = ApiServer::with_limits(components, limits);
     // All that these tests need of what a cluster has: the objects of a whole one are the other tests' subject.
     let mut admin = InProcess::new(server.clone(), UserInfo::new(ADMIN, &["system:masters"]));
     for (path, object) in [

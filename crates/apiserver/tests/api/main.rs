@@ -7,6 +7,7 @@ mod apply;
 mod conversions;
 mod custom;
 mod deletes;
+mod fairness;
 mod harness;
 mod hookserver;
 mod kinds;
