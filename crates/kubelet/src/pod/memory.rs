@@ -51,6 +51,8 @@ pub struct Memory {
     waiting: HashMap<String, ContainerStateWaiting>,
     /// The container whose crash has been told, by name.
     crash_told: HashMap<String, String>,
+    /// By name, what was killed in this round, with the end of the dead one before it.
+    killed: HashMap<String, Option<Timestamp>>,
 }
 
 impl Memory {
@@ -62,6 +64,27 @@ impl Memory {
             failed: HashMap::new(),
             waiting: HashMap::new(),
             crash_told: HashMap::new(),
+            killed: HashMap::new(),
+        }
+    }
+
+    /// `name` is being killed, to be started again at once. Until the round is over its back-off counts from the end of the dead
+    /// container before it, as upstream's, which decides by what it saw before the kill: what fails its liveness probe after a
+    /// good while comes back without delay.
+    pub fn kills(&mut self, name: &str, dead_before: Option<&ContainerView>) {
+        self.killed.insert(name.to_owned(), ended_at(dead_before));
+    }
+
+    /// Nothing is left to do for now.
+    pub fn round_ends(&mut self) {
+        self.killed.clear();
+    }
+
+    /// From when the delay of the next start counts; none if there is nothing to back off from.
+    fn crashed_at(&self, name: &str, previous: Option<&ContainerView>) -> Option<Timestamp> {
+        match self.killed.get(name) {
+            Some(before) => *before,
+            None => ended_at(previous),
         }
     }
 
@@ -73,7 +96,7 @@ impl Memory {
     /// The start of `name` after `previous` is being tried.
     pub fn attempt(&mut self, name: &str, previous: Option<&ContainerView>, now: Timestamp) {
         self.failed.remove(name);
-        if let Some(since) = crashed_at(previous) {
+        if let Some(since) = self.crashed_at(name, previous) {
             self.crashes.next(name, since, now);
         }
     }
@@ -109,7 +132,7 @@ impl Memory {
             self.show(name, "ImagePullBackOff", message);
             return Some(Notice::PullBackoff { image });
         }
-        let (since, previous) = (crashed_at(previous)?, previous?);
+        let (since, previous) = (self.crashed_at(name, previous)?, previous?);
         let (delay, _) = self.crashes.blocked(name, since, now)?;
         let delay = in_words(delay);
         self.show(name, "CrashLoopBackOff", format!("back-off {delay} restarting failed container={name} pod={pod}"));
@@ -131,12 +154,12 @@ impl Gate for Memory {
                 if failed.unannounced_pull.is_some() { shown_until.min(failed.retry_at) } else { failed.retry_at };
             return (now < failed.retry_at).then_some(next);
         }
-        self.crashes.blocked(name, crashed_at(previous)?, now).map(|(_, until)| until)
+        self.crashes.blocked(name, self.crashed_at(name, previous)?, now).map(|(_, until)| until)
     }
 }
 
-/// When the previous container ended; none if there is nothing to back off from.
-fn crashed_at(previous: Option<&ContainerView>) -> Option<Timestamp> {
+/// When a container ended, if it has.
+fn ended_at(previous: Option<&ContainerView>) -> Option<Timestamp> {
     previous.filter(|view| view.state == RunState::Exited)?.finished_at
 }
 
@@ -186,6 +209,31 @@ mod tests {
         assert_eq!(memory.waiting()["c"].reason.as_deref(), Some("CreateContainerConfigError"), "until it has started");
         memory.succeeded("c");
         assert!(memory.waiting().is_empty());
+    }
+
+    #[test]
+    fn what_is_killed_after_a_good_while_comes_back_at_once() {
+        let ended = |at: Timestamp| ContainerView {
+            id: at.to_string(),
+            state: RunState::Exited,
+            finished_at: Some(at),
+            ..crate::status::tests::view("c", "", "exit137", 0)
+        };
+        let mut memory = Memory::new(Duration::from_secs(300));
+        let mut before = None;
+        for kill in [100, 200, 300] {
+            memory.kills("c", before.as_ref());
+            let dead = ended(at(kill));
+            assert_eq!(memory.blocked("c", Some(&dead), at(kill)), None);
+            memory.attempt("c", Some(&dead), at(kill));
+            memory.round_ends();
+            before = Some(dead);
+        }
+        memory.kills("c", before.as_ref());
+        let dead = ended(at(305));
+        assert_eq!(memory.blocked("c", Some(&dead), at(305)), Some(at(320)), "20 s from the death before");
+        memory.round_ends();
+        assert_eq!(memory.blocked("c", Some(&dead), at(306)), Some(at(325)), "then from its own");
     }
 
     #[test]

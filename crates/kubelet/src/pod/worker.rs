@@ -24,7 +24,7 @@ use crate::pods::{ContainerRecord, PodRecord, RunState};
 use crate::podutil;
 use crate::probe::ProbeSet;
 use crate::runtime::Observed;
-use crate::runtime::observed::Observer;
+use crate::runtime::observed::{ContainerView, Observer};
 use crate::shared::Handle;
 use crate::status::{self, Ending};
 use crate::volume::PodVolumes;
@@ -32,6 +32,11 @@ use crate::volume::PodVolumes;
 /// A failed look or action is tried again so soon, then ever later.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
+
+/// The exit code of what got SIGKILL.
+const KILLED: i32 = 137;
+/// So long after its end the runtime knows why a container was killed.
+const CAUSE_KNOWN_AFTER: Duration = Duration::from_millis(300);
 
 /// Below the pod's directory: what is allocated to a pod that was resized.
 const RESOURCES_FILE: &str = "resources.json";
@@ -215,6 +220,7 @@ impl Worker {
         let mut killed: Option<String> = None;
         loop {
             self.look(pod).await?;
+            self.look_for_cause(pod, killed.as_deref()).await?;
             if let Some(turn) = &self.turn {
                 let come = async {
                     turn.come().await;
@@ -238,13 +244,16 @@ impl Worker {
             let Some(action) = plan.actions.into_iter().next() else {
                 self.publish(pod, None);
                 self.collect_dead(pod).await;
+                self.memory.round_ends();
                 let times = [plan.wake_at, volumes_due, self.deadline(pod)];
                 return Ok(Next::Sleep(times.into_iter().flatten().min()));
             };
             if action == Action::Finish {
                 return Ok(Next::End);
             }
-            if let Action::Kill { name, .. } = &action {
+            if let Action::Kill { id, name, .. } = &action {
+                let dead = |c: &&ContainerView| c.name == *name && c.id != *id && c.state == RunState::Exited;
+                self.memory.kills(name, self.observed.containers.iter().find(dead));
                 killed = Some(name.clone());
             }
             Box::pin(self.act(pod, action)).await?;
@@ -295,6 +304,33 @@ impl Worker {
         self.messages = messages;
         self.probes.sync(pod, &self.observed, &self.status);
         Ok(())
+    }
+
+    /// containerd tells the end of a container and that it was for want of memory by two events, in either order: what was killed a
+    /// moment ago, and not by us, is looked at once more.
+    async fn look_for_cause(&mut self, pod: &Arc<Pod>, killed: Option<&str>) -> Result<()> {
+        let suspect = |view: &&ContainerView| {
+            view.state == RunState::Exited
+                && view.exit_code == KILLED
+                && view.reason == "Error"
+                && killed != Some(view.name.as_str())
+                && has_memory_limit(pod, &view.name)
+        };
+        let known_at = |view: &ContainerView| Some(view.finished_at? + CAUSE_KNOWN_AFTER);
+        let now = Timestamp::now();
+        let suspects = self.observed.containers.iter().filter(suspect);
+        let fresh: Vec<_> =
+            suspects.filter_map(|view| Some((view.id.clone(), known_at(view)?))).filter(|(_, at)| *at > now).collect();
+        let Some(last) = fresh.iter().map(|(_, at)| *at).max() else { return Ok(()) };
+        // A clock that was set back must not hold up the pod.
+        let wait = Duration::try_from(last.duration_since(now)).unwrap_or_default().min(CAUSE_KNOWN_AFTER);
+        let wait = async {
+            tokio::time::sleep(wait).await;
+            Ok(())
+        };
+        self.interrupt().or_cancelled(wait).await?;
+        fresh.iter().for_each(|(id, _)| self.observer.forget(id));
+        self.look(pod).await
     }
 
     /// Determines the status, for readers on this node and for the API. `starting`: a container whose hook is under way.
@@ -460,6 +496,15 @@ impl Worker {
     }
 }
 
+/// The container's own, or its pod's.
+fn has_memory_limit(pod: &Pod, container: &str) -> bool {
+    let own = podutil::find_container(pod, container).and_then(|(_, container)| container.resources.as_ref());
+    [own, podutil::spec(pod).resources.as_ref()]
+        .into_iter()
+        .flatten()
+        .any(|resources| resources.limits.as_ref().is_some_and(|limits| limits.contains_key("memory")))
+}
+
 /// Exited containers that have a newer exited one of the same name.
 fn surplus_containers(observed: &Observed) -> Vec<String> {
     let mut kept = std::collections::HashSet::new();
@@ -474,7 +519,7 @@ fn surplus_sandboxes(observed: &Observed) -> Vec<String> {
     old.filter(|sandbox| !sandbox.ready && !in_use(&sandbox.id)).map(|sandbox| sandbox.id.clone()).collect()
 }
 
-fn record(pod: &Pod, view: &crate::runtime::ContainerView) -> ContainerRecord {
+fn record(pod: &Pod, view: &ContainerView) -> ContainerRecord {
     let kind = podutil::find_container(pod, &view.name).map_or(crate::ContainerKind::Ephemeral, |(kind, _)| kind);
     ContainerRecord {
         name: view.name.clone(),

@@ -95,6 +95,11 @@ pub struct Observer {
 }
 
 impl Observer {
+    /// The next look asks for that container, though it has ended.
+    pub fn forget(&mut self, container_id: &str) {
+        self.exited.remove(container_id);
+    }
+
     /// Looks at one pod. Containers that vanish between the calls are left out.
     pub async fn observe(&mut self, runtime: &cri::Client, uid: &str) -> cri::Result<Observed> {
         let filter = [(labels::POD_UID, uid)];

@@ -8,7 +8,7 @@ pub mod phase;
 pub mod writer;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::HashMap;
 use std::net::IpAddr;

@@ -10,7 +10,7 @@ fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
 }
 
-fn view(name: &str, id: &str, state: &str, restarts: u32) -> ContainerView {
+pub(crate) fn view(name: &str, id: &str, state: &str, restarts: u32) -> ContainerView {
     let exit = state.strip_prefix("exit").map(|code| code.parse().unwrap());
     ContainerView {
         name: name.to_owned(),
