@@ -134,4 +134,3 @@ async fn etcd_to_folder(from: &Etcd, to: &Path, token: Option<&str>) -> Result<(
     store::import(&db, entries, revision)?;
     Ok((count, revision))
 }
-
