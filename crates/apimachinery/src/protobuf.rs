@@ -278,9 +278,11 @@ impl Decoder<'_> {
                 let entries = map.entry(field.to_owned()).or_insert_with(|| json!({}));
                 entries[key] = item;
             }
-            _ => {
+            shape => {
+                // A schema's `default: 0` or `additionalProperties: false` travels in a message of its own, so it was said.
+                let said = keep_zero || matches!(shape, Shape::Any);
                 if let Some(found) = self.value(ty, wire, depth)?
-                    && (keep_zero || !is_zero(&found))
+                    && (said || !is_zero(&found))
                 {
                     map.insert(field.to_owned(), found);
                 }

@@ -116,7 +116,8 @@ impl Whole<'_> {
                 "JSONSchemaPropsOrArray" if n.is_multiple_of(2) => json!([{"type": "string"}, {}]),
                 "JSONSchemaPropsOrStringArray" if n.is_multiple_of(2) => json!(["a", ""]),
                 name if name.starts_with("JSONSchemaProps") => json!({"type": "string", "maxLength": 0}),
-                _ => json!({"a": [1, "\u{e9}\"", null, 1.5], "b": {}}),
+                _ if n.is_multiple_of(2) => json!({"a": [1, "\u{e9}\"", null, 1.5], "b": {}}),
+                _ => [json!(0), json!(false), json!("")][usize::from(n) % 3].clone(),
             },
             Shape::Scalar(scalar) => match scalar {
                 Scalar::String => json!(format!("text \u{e9} \"{n}\"")),
@@ -144,7 +145,29 @@ fn there_and_back(row: &crate::resource::ResourceRow, value: &Value) {
     let map = back.as_object_mut().unwrap();
     map.remove("apiVersion");
     map.remove("kind");
-    assert_eq!(&back, value, "{api_version} {}", row.kind);
+    assert_eq!(first_difference(&back, value, ""), None, "{api_version} {}", row.kind);
+}
+
+/// Where two values differ first, and how: a whole object is more than anybody reads.
+fn first_difference(a: &Value, b: &Value, path: &str) -> Option<String> {
+    let told = || Some(format!("{path}: {a} in place of {b}"));
+    match (a, b) {
+        (Value::Object(x), Value::Object(y)) if x.keys().eq(y.keys()) => {
+            x.iter().find_map(|(key, value)| first_difference(value, &y[key], &format!("{path}.{key}")))
+        }
+        (Value::Object(x), Value::Object(y)) => {
+            let only = |x: &Map<String, Value>, y: &Map<String, Value>| {
+                x.iter().filter(|(key, _)| !y.contains_key(*key)).map(|(k, v)| format!("{k}: {v} ")).collect::<String>()
+            };
+            Some(format!("{path}: has {{{}}} too many and {{{}}} too few", only(x, y), only(y, x)))
+        }
+        (Value::Array(x), Value::Array(y)) if x.len() == y.len() => {
+            let items = x.iter().zip(y).enumerate();
+            items.map(|(i, (x, y))| first_difference(x, y, &format!("{path}[{i}]"))).find_map(|found| found)
+        }
+        _ if a == b => None,
+        _ => told(),
+    }
 }
 
 #[test]
@@ -167,6 +190,15 @@ proptest! {
         let value = Whole { schema: &row.schema, dice: Some(rolls.iter().cycle()) }.object(row.root, 0);
         there_and_back(row, &value);
     }
+}
+
+#[test]
+fn what_is_said_of_a_schema_is_kept_even_if_it_is_false_or_nothing() {
+    let schema = json!({"additionalProperties": false, "properties": {"a": {"default": 0, "example": false, "type": "integer"}}});
+    let version = json!({"name": "v1", "schema": {"openAPIV3Schema": schema}});
+    let definition = json!({"spec": {"group": "example.com", "versions": [version]}});
+    let row = crate::resource::builtin().rows().find(|row| &*row.kind == "CustomResourceDefinition");
+    there_and_back(row.unwrap(), &definition);
 }
 
 #[test]
