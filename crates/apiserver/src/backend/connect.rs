@@ -29,7 +29,7 @@ impl Connector {
 
     fn place(&self, uri: &Uri) -> Result<Place, String> {
         let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-        let port = uri.port_u16().unwrap_or(443);
+        let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("http") { 80 } else { 443 });
         match (&self.services, host.strip_suffix(".svc").and_then(|host| host.split_once('.'))) {
             (Some(view), Some((name, namespace))) => resolve(view, namespace, name, port),
             _ => Ok(Place { host: host.to_owned(), port }),

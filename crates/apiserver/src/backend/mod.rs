@@ -116,7 +116,16 @@ impl Backends {
 
 /// A pool of connections under one TLS configuration. `services`: hosts are `name.namespace.svc`, and found in the store.
 pub fn http_client(view: &View, tls: ClientConfig, services: bool) -> HttpClient {
-    let connector = Connector::new(services.then(|| view.clone()));
-    let https = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls).https_only().enable_http1();
+    client(Connector::new(services.then(|| view.clone())), tls, false)
+}
+
+/// The same for servers of any place, with or without TLS.
+pub fn any_scheme_client(tls: ClientConfig) -> HttpClient {
+    client(Connector::new(None), tls, true)
+}
+
+fn client(connector: Connector, tls: ClientConfig, plain: bool) -> HttpClient {
+    let https = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls);
+    let https = if plain { https.https_or_http() } else { https.https_only() }.enable_http1();
     Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).build(https.wrap_connector(connector))
 }
