@@ -259,6 +259,14 @@ pub fn guarded<G: Send + Unpin + 'static>(response: Response, guard: G) -> Respo
     response.map(|body| Guarded { body, _guard: guard }.boxed_unsync())
 }
 
+/// The same, where there is something to hold.
+pub fn guarded_by<G: Send + Unpin + 'static>(response: Response, guard: Option<G>) -> Response {
+    match guard {
+        Some(guard) => guarded(response, guard),
+        None => response,
+    }
+}
+
 struct Guarded<G> {
     body: Body,
     _guard: G,

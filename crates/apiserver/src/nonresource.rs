@@ -118,6 +118,9 @@ pub async fn answer(server: &ApiServer, head: &Parts, info: &RequestInfo) -> Res
 fn metrics(server: &ApiServer) -> String {
     let mut text = crate::metrics::Text::default();
     server.gate.fairness.render(&mut text);
+    if let Some(auditor) = server.audit.get() {
+        auditor.render(&mut text);
+    }
     text.into_string() + &server.metrics.render() + &server.webhooks.tally.render() + &server.policies.render_metrics()
 }
 

@@ -1,7 +1,8 @@
 //! The request pipeline: who → what → may they → limits → dispatch → answer. One function, one layer a line.
 
+use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use apimachinery::resource::{ResourceRow, ResourceTable};
@@ -19,6 +20,7 @@ use crate::admission::Chain;
 use crate::admission::policies::Policies;
 use crate::admission::webhooks::Webhooks;
 use crate::aggregator::{Aggregator, Remote};
+use crate::audit::{Arrival, Auditor, Micros, Record};
 use crate::authn::{Authenticator, Credentials, Peer};
 use crate::authz::{Authorizer, Decision};
 use crate::conversion::Conversions;
@@ -47,8 +49,9 @@ const MAX_DISCARDED_BYTES: usize = 4 * MAX_BODY_BYTES;
 pub enum Caller {
     /// A component of this process; its identity was fixed when its transport was made.
     Known(Arc<UserInfo>),
-    /// A client on the network, with the certificate of its TLS connection, if it showed one.
-    Remote { peer: Option<Arc<Peer>> },
+    /// A client on the network, with the certificate of its TLS connection, if it showed one, and the connection's other end, where
+    /// that is known.
+    Remote { peer: Option<Arc<Peer>>, address: Option<SocketAddr> },
 }
 
 /// What a server is made of.
@@ -83,6 +86,8 @@ pub struct Inner {
     pub health: health::Health,
     pub documents: nonresource::Documents,
     pub gate: Gate,
+    /// Records requests, if the server was told to; to be set before it serves.
+    pub audit: OnceLock<Arc<Auditor>>,
 }
 
 /// The API server. Cloning shares it.
@@ -108,6 +113,8 @@ pub struct Call {
     pub accepted: Accepted,
     pub head: Parts,
     pub warnings: Warnings,
+    /// Of a request that is audited.
+    pub audit: Option<Arc<Record>>,
 }
 
 impl Call {
@@ -141,6 +148,7 @@ impl ApiServer {
             health: health::Health::default(),
             documents: nonresource::Documents::default(),
             gate: Gate::new(limits),
+            audit: OnceLock::new(),
         };
         ApiServer { inner: Arc::new(inner) }
     }
@@ -182,20 +190,27 @@ impl ApiServer {
         let (head, body) = request.into_parts();
         let query = Query::parse(head.uri.query().unwrap_or_default());
         let info = request_info(&head.method, head.uri.path(), &query);
-        let audit_id = header_text(&head.headers, header::HeaderName::from_static("audit-id")).map(str::to_owned);
+        let audit_id = header_text(&head.headers, header::HeaderName::from_static("audit-id"));
+        let audit_id = audit_id.filter(|id| !id.is_empty()).map(str::to_owned);
+        let audit_id = audit_id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+        let received = self.audit.get().map(|_| Micros::now());
         let label = if self.serves(&info) { self.metrics.label(&info) } else { None };
         let agent = header_text(&head.headers, header::USER_AGENT).unwrap_or_default();
         let pretty = info.is_resource && !is_long_running(&info) && query.pretty(agent);
         let warnings = Warnings::default();
-        let mut response = match self.checked(head, body, query, info, caller, warnings.clone()).await {
+        let mut record = None;
+        let note = Note { record: &mut record, received, audit_id: &audit_id };
+        let mut response = match self.checked(head, body, query, info, caller, warnings.clone(), note).await {
             Ok(response) => response,
             Err(error) => respond::error(&error),
         };
+        if let Some(record) = record {
+            response = record.answered(response).await;
+        }
         if pretty {
             response = respond::indented(response);
         }
         respond::add_warnings(&mut response, &warnings.take());
-        let audit_id = audit_id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
         if let Ok(value) = audit_id.parse() {
             response.headers_mut().insert("audit-id", value);
         }
@@ -203,6 +218,7 @@ impl ApiServer {
         response
     }
 
+    #[allow(clippy::too_many_arguments, reason = "the parts of one request, each of which goes its own way from here")]
     async fn checked(
         &self,
         head: Parts,
@@ -211,10 +227,17 @@ impl ApiServer {
         info: RequestInfo,
         caller: Caller,
         warnings: Warnings,
+        mut note: Note<'_>,
     ) -> Result<Response> {
         refuse_slashes(&info)?;
-        let user = self.authenticate(&head.headers, &caller)?;
-        let user = self.impersonate(user, &head.headers)?;
+        let user = self.authenticate(&head.headers, &caller);
+        if let Some(auditor) = self.audit.get()
+            && let Some(refused) = note.begin(auditor, &user, &head, &info, &caller, &warnings).await
+        {
+            return Ok(refused);
+        }
+        let record = note.record.clone();
+        let user = self.impersonate(user?, &head.headers, record.as_deref())?;
         let time = self.gate.time_for(&query)?;
         let began = Instant::now();
         let pass = match self.turn(&user, &info, &query, time).await {
@@ -223,7 +246,7 @@ impl ApiServer {
         };
         let time = time.saturating_sub(began.elapsed());
         let lasting = gate::Lasting::of(&info);
-        let outcome = self.authorised(head, body, query, info, user, warnings, time).await;
+        let outcome = self.authorised(head, body, query, info, user, warnings, time, record).await;
         Ok(pass.answer(lasting, outcome.unwrap_or_else(|error| respond::error(&error))))
     }
 
@@ -238,9 +261,14 @@ impl ApiServer {
         user: Arc<UserInfo>,
         warnings: Warnings,
         time: Duration,
+        audit: Option<Arc<Record>>,
     ) -> Result<Response> {
-        self.authorize(&user, &info)?;
+        self.authorize(&user, &info, audit.as_deref())?;
         if let Some(remote) = self.remote(&info) {
+            if let Some(record) = &audit {
+                record.passed_on();
+                head.extensions.insert(record.hold());
+            }
             let streams = is_long_running(&info) || streaming::upgrade::is_upgrade(&head.headers);
             let work = crate::proxy::aggregated(&self.aggregator, &remote, &user, head, body);
             return in_time((!streams).then_some(time), work).await;
@@ -257,12 +285,13 @@ impl ApiServer {
             negotiate::accept(header_text(&head.headers, header::ACCEPT), row.stored)?
         };
         let socket = Socket::of(&mut head, &info)?;
-        let call = Call { user, info, row, query, accepted, head, warnings };
+        let held = audit.clone().filter(|_| socket.is_some());
+        let call = Call { user, info, row, query, accepted, head, warnings, audit };
         let work = Box::pin(registry::dispatch(self, call, body));
         if streams {
             let response = work.await?;
             return Ok(match socket {
-                Some(socket) => socket.deliver(response),
+                Some(socket) => socket.deliver(gate::guarded_by(response, held)),
                 None => response,
             });
         }
@@ -272,7 +301,7 @@ impl ApiServer {
     fn authenticate(&self, headers: &HeaderMap, caller: &Caller) -> Result<Arc<UserInfo>> {
         match caller {
             Caller::Known(user) => Ok(user.clone()),
-            Caller::Remote { peer } => {
+            Caller::Remote { peer, .. } => {
                 let bearer = crate::authn::bearer_token(headers);
                 let credentials = Credentials { peer: peer.as_deref(), bearer: bearer.as_deref(), now: now_seconds() };
                 self.authenticator.authenticate(&credentials)
@@ -292,17 +321,33 @@ impl ApiServer {
     }
 
     /// Acts as another user where the caller asks for that and may.
-    fn impersonate(&self, user: Arc<UserInfo>, headers: &HeaderMap) -> Result<Arc<UserInfo>> {
+    fn impersonate(&self, user: Arc<UserInfo>, headers: &HeaderMap, audit: Option<&Record>) -> Result<Arc<UserInfo>> {
         if !headers.keys().any(|k| k.as_str().starts_with("impersonate-")) {
             return Ok(user);
         }
-        crate::authn::impersonate(&self.authorizer, &user, headers).map(Arc::new)
+        let other = crate::authn::impersonate(&self.authorizer, &user, headers).map(Arc::new)?;
+        if let Some(record) = audit
+            && *other != *user
+        {
+            record.impersonated(&other);
+        }
+        Ok(other)
     }
 
-    fn authorize(&self, user: &UserInfo, info: &RequestInfo) -> Result<()> {
+    fn authorize(&self, user: &UserInfo, info: &RequestInfo, audit: Option<&Record>) -> Result<()> {
+        let note = |decision: &str, reason: &str| {
+            if let Some(record) = audit {
+                record.annotate("authorization.k8s.io/decision", decision);
+                record.annotate("authorization.k8s.io/reason", reason);
+            }
+        };
         match self.authorizer.authorize(user, info) {
-            Decision::Allow { .. } => Ok(()),
+            Decision::Allow { reason } => {
+                note("allow", &reason);
+                Ok(())
+            }
             Decision::NoOpinion { reason } | Decision::Deny { reason } => {
+                note("forbid", &reason);
                 Err(crate::authz::forbidden(user, info, &reason))
             }
         }
@@ -317,6 +362,48 @@ impl ApiServer {
 
     pub(crate) fn find_row(&self, info: &RequestInfo) -> Result<Arc<ResourceRow>> {
         self.table().get(&info.group, &info.version, &info.resource).cloned().ok_or_else(StatusError::no_such_path)
+    }
+}
+
+/// Where a request's record goes once it has begun, and what it begins with.
+struct Note<'a> {
+    record: &'a mut Option<Arc<Record>>,
+    received: Option<Micros>,
+    audit_id: &'a str,
+}
+
+impl Note<'_> {
+    /// Begins to record a request. An answer, if it goes no further.
+    async fn begin(
+        &mut self,
+        auditor: &Arc<Auditor>,
+        user: &Result<Arc<UserInfo>>,
+        head: &Parts,
+        info: &RequestInfo,
+        caller: &Caller,
+        notes: &Warnings,
+    ) -> Option<Response> {
+        let address = if let Caller::Remote { address, .. } = caller { *address } else { None };
+        let arrival = Arrival {
+            user: user.as_ref().ok(),
+            info,
+            uri: &head.uri,
+            headers: &head.headers,
+            address,
+            received: self.received.unwrap_or_else(Micros::now),
+            audit_id: self.audit_id,
+            notes,
+        };
+        if let Err(error) = user {
+            return Some(auditor.unauthenticated(arrival, respond::error(error)).await);
+        }
+        match auditor.begin(arrival).await {
+            Ok(record) => {
+                *self.record = record;
+                None
+            }
+            Err(refused) => Some(refused),
+        }
     }
 }
 

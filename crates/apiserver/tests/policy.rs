@@ -83,7 +83,7 @@ async fn as_admin(server: &ApiServer, line: &str, body: Value) -> Value {
 }
 
 async fn remote(server: &ApiServer, token: &str, line: &str) -> (u16, Value) {
-    send(server, Caller::Remote { peer: None }, token, line, Value::Null).await
+    send(server, Caller::Remote { peer: None, address: None }, token, line, Value::Null).await
 }
 
 fn account() -> Value {

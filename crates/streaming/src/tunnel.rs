@@ -11,13 +11,15 @@ use crate::Io;
 /// How long a side may take to see that the other has gone.
 const GOODBYE: Duration = Duration::from_secs(5);
 
-/// Connects the client's side of an upgrade, which completes once our 101 is out, with the backend's.
-pub fn connect(client: OnUpgrade, backend: OnUpgrade) {
+/// Connects the client's side of an upgrade, which completes once our 101 is out, with the backend's. `held` is dropped when both have
+/// ended.
+pub fn connect<H: Send + 'static>(client: OnUpgrade, backend: OnUpgrade, held: H) {
     tokio::spawn(async move {
         match tokio::try_join!(client, backend) {
             Ok((client, backend)) => pump(TokioIo::new(client), TokioIo::new(backend)).await,
             Err(error) => tracing::debug!(%error, "upgrade failed"),
         }
+        drop(held);
     });
 }
 

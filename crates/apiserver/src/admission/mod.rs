@@ -73,6 +73,8 @@ pub struct Request<'a> {
     pub view: &'a View,
     /// Warnings for the client (`Warning: 299` headers).
     pub warnings: &'a mut Vec<String>,
+    /// Of a request that is audited.
+    pub audit: Option<&'a crate::audit::Record>,
 }
 
 impl Request<'_> {

@@ -114,6 +114,7 @@ impl Case {
             seed: 42,
             view: &cluster.view,
             warnings: &mut self.warnings,
+            audit: None,
         })
     }
 }

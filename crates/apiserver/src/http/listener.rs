@@ -39,9 +39,10 @@ pub async fn serve(
 
 async fn connection(server: ApiServer, stream: TlsStream<TcpStream>, shutdown: CancellationToken) {
     let peer = stream.get_ref().1.peer_certificates().and_then(Peer::new).map(Arc::new);
+    let address = stream.get_ref().0.peer_addr().ok();
     let service = hyper::service::service_fn(move |request| {
         let server = server.clone();
-        let caller = Caller::Remote { peer: peer.clone() };
+        let caller = Caller::Remote { peer: peer.clone(), address };
         async move { Ok::<_, std::convert::Infallible>(server.handle(request, caller).await) }
     });
     // By what was agreed on, not by the first bytes: a client that sends none is then cut off by the head's limit.

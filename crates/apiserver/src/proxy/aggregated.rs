@@ -11,6 +11,7 @@ use streaming::{tunnel, upgrade};
 use super::reverse::{clean, end_to_end};
 use super::{Body, Response, respond};
 use crate::aggregator::{Aggregator, Remote};
+use crate::audit::Hold;
 use crate::backend::words;
 use crate::request::UserInfo;
 
@@ -63,7 +64,8 @@ pub async fn aggregated(
     };
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let backend = hyper::upgrade::on(&mut response);
-        tunnel::connect(hyper::upgrade::on(&mut client_side), backend);
+        let held = client_side.extensions_mut().remove::<Hold>();
+        tunnel::connect(hyper::upgrade::on(&mut client_side), backend, held);
         let mut answer = http::Response::new(Body::default());
         *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         *answer.headers_mut() = std::mem::take(response.headers_mut());

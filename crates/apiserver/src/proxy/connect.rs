@@ -23,6 +23,9 @@ pub async fn connect(server: &ApiServer, mut call: Call, body: Body) -> Result<R
     }
     authorize_session(server, &call)?;
     connect_admission(server, &mut call, &subresource.name, &subresource.kind).await?;
+    if let Some(record) = &call.audit {
+        call.head.extensions.insert(record.hold());
+    }
     let path = proxied_path(&call);
     let strategy = server.strategies.get(&call.row).ok_or_else(StatusError::no_such_path)?;
     let ask = Ask {

@@ -9,6 +9,7 @@ use streaming::upgrade;
 use streaming::websocket::{self, ChannelProtocol, Tunnel};
 
 use super::{BoxError, Response, Target, respond, translate, tunnel};
+use crate::audit::Hold;
 
 /// The WebSocket subprotocols that carry SPDY: this prefix, then the stream protocol inside.
 const TUNNEL_PREFIX: &str = "SPDY/3.1+";
@@ -52,6 +53,7 @@ where
 /// SPDY within a WebSocket, and plain SPDY towards the kubelet.
 async fn port_forward<B>(mut request: Request<B>, target: Target) -> Response {
     let client = hyper::upgrade::on(&mut request);
+    let held = request.extensions_mut().remove::<Hold>();
     let mut headers = HeaderMap::new();
     upgrade::ask_for(&mut headers, upgrade::SPDY);
     for protocol in websocket::offered_protocols(request.headers()) {
@@ -67,6 +69,7 @@ async fn port_forward<B>(mut request: Request<B>, target: Target) -> Response {
     let chosen = headers.get(PROTOCOL_HEADER).and_then(|inner| inner.to_str().ok()).unwrap_or_default();
     let protocol = format!("{TUNNEL_PREFIX}{chosen}");
     accept(request.headers(), Some(&protocol), async move {
+        let _held = held;
         let (client, backend) = tokio::try_join!(client, backend)?;
         let socket = websocket::server(TokioIo::new(client)).await;
         streaming::tunnel::pump(Tunnel::new(socket), TokioIo::new(backend)).await;
@@ -78,7 +81,9 @@ async fn port_forward<B>(mut request: Request<B>, target: Target) -> Response {
 /// refuses is told on the error channel.
 fn remote_command<B>(mut request: Request<B>, target: Target, protocol: ChannelProtocol, options: Options) -> Response {
     let client = hyper::upgrade::on(&mut request);
+    let held = request.extensions_mut().remove::<Hold>();
     accept(request.headers(), protocol.name(), async move {
+        let _held = held;
         let socket = websocket::server(TokioIo::new(client.await?)).await;
         translate::run(socket, protocol, target, options).await;
         Ok(())

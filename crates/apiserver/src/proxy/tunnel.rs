@@ -9,13 +9,15 @@ use hyper::upgrade::OnUpgrade;
 use streaming::tunnel;
 
 use super::{Body, Response, Target, respond, reverse};
+use crate::audit::Hold;
 
 /// Sends an upgrade on as it came and, where the backend agrees, connects the two sides.
 pub(super) async fn raw<B>(mut request: Request<B>, target: Target) -> Response {
     let client = hyper::upgrade::on(&mut request);
+    let held = request.extensions_mut().remove::<Hold>();
     match ask(target, request.method().clone(), reverse::clean(request.headers())).await {
         Ok(Asked::Upgraded(headers, backend)) => {
-            tunnel::connect(client, backend);
+            tunnel::connect(client, backend, held);
             let mut response = http::Response::new(Body::default());
             *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
             *response.headers_mut() = headers;

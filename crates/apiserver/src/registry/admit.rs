@@ -129,6 +129,7 @@ impl Attributes<'_> {
             seed: self.moment.seed,
             view: &server.view,
             warnings,
+            audit: call.audit.as_deref(),
         })
     }
 

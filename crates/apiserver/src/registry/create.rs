@@ -19,6 +19,9 @@ pub async fn create(server: &ApiServer, mut call: Call, sent: Body) -> Result<Re
     let options = WriteOptions::of(&call)?;
     let decoded = body::read(&call, sent).await?;
     let object = body::conform(server, &mut call, &options, decoded)?;
+    if let Some(record) = &call.audit {
+        record.request_object(&object);
+    }
     if !call.row.stored {
         return super::subresource::answer(server, call, object).await;
     }

@@ -60,6 +60,9 @@ impl DeleteOptions {
             Self::from_query(&call.query)?
         } else {
             let value = super::body::parse(&bytes, encoding, "DeleteOptions")?.value;
+            if let Some(record) = &call.audit {
+                record.request_object(&value);
+            }
             serde_json::from_value(value)
                 .map_err(|e| StatusError::bad_request(format!("cannot decode DeleteOptions: {e}")))?
         };

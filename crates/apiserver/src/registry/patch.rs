@@ -45,10 +45,13 @@ pub async fn patch(server: &ApiServer, mut call: Call, sent: Body, part: Part) -
     if let Kind::Apply = kind {
         return apply(server, call, options, &bytes, part).await;
     }
+    let document = document(&bytes)?;
+    if let Some(record) = &call.audit {
+        record.request_patch(&document);
+    }
     if options.force {
         return Err(patch_invalid("force: Forbidden: may not be specified for non-apply patch"));
     }
-    let document = document(&bytes)?;
     let make = |call: &mut Call, old: &Value| {
         let value = patched(call, &kind, &document, old)?;
         let object = body::conform(server, call, &options, Decoded { value, ..Decoded::default() })?;
@@ -132,6 +135,9 @@ pub fn require_manager(options: &WriteOptions) -> Result<()> {
 fn applied_configuration(call: &mut Call, options: &WriteOptions, bytes: &Bytes) -> Result<Value> {
     let decoded = decoded_configuration(bytes)?;
     let mut config = decoded.value;
+    if let Some(record) = &call.audit {
+        record.request_patch(&config);
+    }
     let row = call.row.clone();
     managed::check_kind(&config, &row.api_version(), &row.kind)?;
     if meta::at(&config, &["metadata", "managedFields"]).is_some_and(|m| !m.is_null()) {

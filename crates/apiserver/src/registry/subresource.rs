@@ -40,6 +40,9 @@ pub async fn dispatch(server: &ApiServer, mut call: Call, sent: Body) -> Result<
             let bytes = collect(sent).await?;
             let encoding = crate::http::negotiate::body_format(call.header(header::CONTENT_TYPE))?;
             let value = body::parse(&bytes, encoding, &subresource.kind)?.value;
+            if let Some(record) = &call.audit {
+                record.request_object(&value);
+            }
             post(server, &mut call, value).await
         }
         _ => Err(StatusError::method_not_supported(&call.row.group_resource(), verb.as_str())),
@@ -107,6 +110,14 @@ async fn scaled(server: &ApiServer, mut call: Call, sent: Body, verb: Verb) -> R
     let media = call.header(header::CONTENT_TYPE).unwrap_or_default().to_owned();
     let bytes = collect(sent).await?;
     let wish = scale::Wish::read(&options, verb, &media, &bytes)?;
+    if let Some(record) = &call.audit {
+        match &wish {
+            scale::Wish::Replace(scale) => record.request_object(scale),
+            scale::Wish::JsonPatch(patch) | scale::Wish::MergePatch(patch) | scale::Wish::Apply(patch) => {
+                record.request_patch(patch);
+            }
+        }
+    }
     let paths = scale::paths(&server.table(), &row);
     let make = |call: &mut Call, old: &Value| {
         let next = wish.next(call, &options, &paths, old, crate::server::now_seconds())?;

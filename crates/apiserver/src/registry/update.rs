@@ -19,6 +19,9 @@ pub async fn put(server: &ApiServer, mut call: Call, sent: Body, part: Part) -> 
     let options = WriteOptions::of(&call)?;
     let decoded = body::read(&call, sent).await?;
     let object = body::conform(server, &mut call, &options, decoded)?;
+    if let Some(record) = &call.audit {
+        record.request_object(&object);
+    }
     if find(server, &call).is_none() && part == Part::Main && server.strategies.traits(&call.row).created_by_update {
         return upsert(server, call, options, object).await;
     }

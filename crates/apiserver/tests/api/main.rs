@@ -4,6 +4,7 @@
 
 mod aggregation;
 mod apply;
+mod audit;
 mod conversions;
 mod custom;
 mod deletes;

@@ -112,7 +112,7 @@ async fn pass_on(mut request: Request<Incoming>, url: &str) -> Result<Response, 
         .map_err(|error| Refusal::internal(format!("error dialing backend: {error}")))?;
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
         let backend = hyper::upgrade::on(&mut answer);
-        tunnel::connect(client, backend);
+        tunnel::connect(client, backend, ());
         return Ok(answer.map(|_| Body::default()));
     }
     let mut refused = http::Response::new(Body::default());

@@ -124,10 +124,13 @@ fn check_pod(request: &mut Request<'_>) -> Result<()> {
     let Some(namespace) = request.view.get("namespaces", "", request.namespace) else { return Ok(()) };
     let enforce = Policy::of_entry("enforce", &namespace);
     let warn = Policy::of_entry("warn", &namespace);
-    if enforce.level == Level::Privileged && warn.level == Level::Privileged || !is_significant(request) {
+    if request.audit.is_none() && enforce.level == Level::Privileged && warn.level == Level::Privileged
+        || !is_significant(request)
+    {
         return Ok(());
     }
     let violations = enforce.evaluate(request.object);
+    annotate(request, &namespace, Some(&enforce), request.object);
     if !violations.is_empty() {
         return Err(request.forbidden(&format!("violates PodSecurity \"{enforce}\": {}", explain(&violations))));
     }
@@ -136,6 +139,20 @@ fn check_pod(request: &mut Request<'_>) -> Result<()> {
         request.warnings.push(format!("would violate PodSecurity \"{warn}\": {}", explain(&violations)));
     }
     Ok(())
+}
+
+/// Tells whoever audits the request which policy was enforced, and what the level to audit forbids.
+fn annotate(request: &Request<'_>, namespace: &Entry, enforced: Option<&Policy>, pod: &Value) {
+    let Some(record) = request.audit else { return };
+    if let Some(enforced) = enforced {
+        record.annotate(&format!("{PREFIX}enforce-policy"), &enforced.to_string());
+    }
+    let audit = Policy::of_entry("audit", namespace);
+    let violations = audit.evaluate(pod);
+    if !violations.is_empty() {
+        let text = format!("would violate PodSecurity \"{audit}\": {}", explain(&violations));
+        record.annotate(&format!("{PREFIX}audit-violations"), &text);
+    }
 }
 
 /// An update counts if it changes what is judged.
@@ -159,7 +176,11 @@ fn warn_of_template(request: &mut Request<'_>) {
     let warn = Policy::of_entry("warn", &namespace);
     let template = meta::at(request.object, path);
     let unchanged = request.old.is_some_and(|old| meta::at(old, path) == template);
-    let violations = template.filter(|_| !unchanged).map(|template| warn.evaluate(template)).unwrap_or_default();
+    let template = template.filter(|_| !unchanged);
+    if let Some(template) = template {
+        annotate(request, &namespace, None, template);
+    }
+    let violations = template.map(|template| warn.evaluate(template)).unwrap_or_default();
     if !violations.is_empty() {
         request.warnings.push(format!("would violate PodSecurity \"{warn}\": {}", explain(&violations)));
     }

@@ -17,6 +17,8 @@ pub const VARIABLES: [&str; 4] = ["object", "oldObject", "request", "authorizer"
 #[derive(Debug)]
 pub struct Hook {
     pub name: String,
+    /// The configuration that it is of.
+    pub configuration: String,
     /// Tells hooks apart: configuration, place in it, name.
     pub id: String,
     pub criteria: Criteria,
@@ -115,6 +117,7 @@ fn compile(configuration: &str, index: usize, hook: &Value) -> Hook {
     let versions = meta::strings(hook.get("admissionReviewVersions"));
     Hook {
         name: text("name").to_owned(),
+        configuration: configuration.to_owned(),
         id: format!("{configuration}/{index}/{}", text("name")),
         criteria: Criteria::of_webhook(hook),
         conditions: conditions

@@ -10,6 +10,7 @@ use futures::future::join_all;
 
 use super::outcome::{Failure, denied, failed_calling};
 use super::{Attempt, Hook, Hooks, Phase, matching, review};
+use crate::audit::{Level, Record};
 use crate::backend;
 use crate::registry::convert;
 
@@ -46,7 +47,7 @@ pub async fn mutate(
         rounds.all_due();
     }
     let mut any = false;
-    for hook in hooks.iter() {
+    for (index, hook) in hooks.iter().enumerate() {
         let Some(row) = matching::called_as(&hook.criteria, attempt, object, old)? else { continue };
         let (shown, shown_old) = versions(attempt, &row, object, old).await?;
         if !matching::conditions_hold(hook, attempt, &row, &shown, shown_old.as_ref())? {
@@ -57,7 +58,11 @@ pub async fn mutate(
         }
         let outcome = call_mutating(hook, attempt, &row, &shown, shown_old.as_ref()).await;
         attempt.server.webhooks.tally.called(hook, Phase::Mutating, attempt, outcome.as_ref().err());
-        let patched = permitted(hook, outcome)?.flatten();
+        if let Some(record) = &attempt.call.audit {
+            let place = format!("round_{}_index_{index}", u8::from(rounds.again));
+            annotate_mutation(record, &place, hook, &shown, &outcome);
+        }
+        let patched = permitted(hook, outcome)?.flatten().map(|(patched, _)| patched);
         if let Some(patched) = patched {
             let next = fit(attempt, &row, patched).await?;
             if next != *object {
@@ -91,13 +96,45 @@ pub async fn validate(hooks: &Hooks, attempt: &Attempt<'_>, object: &Value, old:
             concerned.push(Asked { hook, row, object, old });
         }
     }
-    let calls = concerned.iter().map(async |asked| {
+    let calls = concerned.iter().enumerate().map(async |(index, asked)| {
         let Asked { hook, row, object, old } = asked;
         let outcome = call(hook, Phase::Validating, attempt, row, object, old.as_ref()).await;
         attempt.server.webhooks.tally.called(hook, Phase::Validating, attempt, outcome.as_ref().err());
+        if let (Some(record), Err(Failure::Calling(_)), true) = (&attempt.call.audit, &outcome, hook.fails_open) {
+            record.annotate(
+                &format!("failed-open.validating.webhook.admission.k8s.io/round_0_index_{index}"),
+                &hook.name,
+            );
+        }
         permitted(hook, outcome).map(|_| ())
     });
     join_all(calls).await.into_iter().collect()
+}
+
+/// What a mutating hook did, for the audit log: whether it changed anything, the patch where the policy wants what was sent, and
+/// that it failed open.
+fn annotate_mutation(
+    record: &Record,
+    place: &str,
+    hook: &Hook,
+    before: &Value,
+    outcome: &Result<Option<Patched>, Failure>,
+) {
+    const KEY: &str = "mutation.webhook.admission.k8s.io";
+    let (configuration, webhook) = (&hook.configuration, &hook.name);
+    let patched = outcome.as_ref().ok().and_then(Option::as_ref);
+    let mutated = patched.is_some_and(|(after, _)| after != before);
+    // In the order of upstream's struct.
+    let text = |value: &str| Value::from(value).to_string();
+    let head = format!("\"configuration\":{},\"webhook\":{}", text(configuration), text(webhook));
+    record.annotate(&format!("{KEY}/{place}"), &format!("{{{head},\"mutated\":{mutated}}}"));
+    if let Some((_, patch)) = patched.filter(|_| record.level() >= Level::Request) {
+        let value = format!("{{{head},\"patch\":{patch},\"patchType\":\"JSONPatch\"}}");
+        record.annotate(&format!("patch.webhook.admission.k8s.io/{place}"), &value);
+    }
+    if hook.fails_open && matches!(outcome, Err(Failure::Calling(_))) {
+        record.annotate(&format!("failed-open.{KEY}/{place}"), webhook);
+    }
 }
 
 /// The objects in the version that a hook is called with.
@@ -204,8 +241,16 @@ async fn call(
     let answer = review::answer(hook.review_version, &uid, phase == Phase::Mutating, &reply)
         .map_err(|why| Failure::Calling(format!("received invalid webhook response: {why}")))?;
     attempt.call.warnings.extend(answer.warnings.iter().cloned());
+    if let Some(record) = &attempt.call.audit {
+        for (key, value) in &answer.annotations {
+            record.annotate(&format!("{}/{key}", hook.name), value);
+        }
+    }
     if answer.allowed { Ok(answer) } else { Err(Failure::Rejected(denied(&hook.name, &answer.status))) }
 }
+
+/// The object as a patch made it, and the patch.
+type Patched = (Value, Value);
 
 /// As [`call`]; the object as the answer's patch makes it, if there is one.
 async fn call_mutating(
@@ -214,7 +259,7 @@ async fn call_mutating(
     row: &ResourceRow,
     object: &Value,
     old: Option<&Value>,
-) -> Result<Option<Value>, Failure> {
+) -> Result<Option<Patched>, Failure> {
     let answer = call(hook, Phase::Mutating, attempt, row, object, old).await?;
     if answer.patch.is_empty() {
         return Ok(None);
@@ -230,5 +275,5 @@ async fn call_mutating(
         return Err(Failure::Refused(StatusError::internal(why)));
     }
     let patched = patch::json::apply(object.clone(), &operations);
-    patched.map(Some).map_err(|why| Failure::Refused(StatusError::internal(why)))
+    patched.map(|patched| Some((patched, operations))).map_err(|why| Failure::Refused(StatusError::internal(why)))
 }

@@ -73,6 +73,8 @@ pub struct Answer {
     /// A `Status`, or null.
     pub status: Value,
     pub warnings: Vec<String>,
+    /// For the audit log; keys without the hook's name.
+    pub annotations: Vec<(String, String)>,
     /// The bytes of a JSON patch; empty for none.
     pub patch: Vec<u8>,
 }
@@ -100,9 +102,15 @@ pub fn answer(version: &str, uid: &str, mutating: bool, review: &Value) -> Resul
     Ok(Answer {
         allowed: response["allowed"] == true,
         status: response["status"].clone(),
+        annotations: annotations(response),
         warnings: meta::strings(response.get("warnings")).into_iter().map(str::to_owned).collect(),
         patch,
     })
+}
+
+fn annotations(response: &Value) -> Vec<(String, String)> {
+    let said = response.get("auditAnnotations").and_then(Value::as_object).into_iter().flatten();
+    said.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
 }
 
 fn check_patch(mutating: bool, patched: bool, patch_type: Option<&str>) -> Result<(), String> {
