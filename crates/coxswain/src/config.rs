@@ -10,6 +10,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::audit::AuditArgs;
 use crate::authentication::AuthenticationArgs;
 use crate::datastore::{Datastore, DatastoreArgs};
 use crate::logging::LogFormat;
@@ -71,6 +72,8 @@ pub struct ServerArgs {
     cluster_domain: String,
     #[command(flatten)]
     authentication: AuthenticationArgs,
+    #[command(flatten)]
+    audit: AuditArgs,
     #[command(flatten)]
     datastore: DatastoreArgs,
     /// Where to write the administrator's kubeconfig [default: <data-dir>/kubeconfig.yaml]
@@ -148,6 +151,7 @@ pub struct Server {
     /// First address of the service network: the API server's own service.
     pub service_ip: Ipv4Addr,
     pub authentication: AuthenticationArgs,
+    pub audit: AuditArgs,
     pub datastore: Datastore,
     pub kubeconfig: PathBuf,
     pub agent: bool,
@@ -200,6 +204,7 @@ impl Server {
             bail!("--disable {part}: unknown part, there are {}", PARTS.join(", "));
         }
         args.authentication.check()?;
+        args.audit.check()?;
         let datastore = args.datastore.into_datastore()?;
         let host = Host::from_args(args.host)?;
         Ok(Server {
@@ -212,6 +217,7 @@ impl Server {
             },
             service_ip: Ipv4Addr::from(u32::from(base) + 1),
             authentication: args.authentication,
+            audit: args.audit,
             datastore,
             kubeconfig: args.write_kubeconfig.unwrap_or_else(|| host.data_dir.join("kubeconfig.yaml")),
             agent: !args.disable_agent,

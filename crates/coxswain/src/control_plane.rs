@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use apiserver::authz::{Authorizer, aggregate};
@@ -23,6 +24,9 @@ use crate::{GIT_VERSION, join};
 
 /// As whom the process fills its caches: the controller manager may list everything that is watched here.
 pub const READER: &str = "system:kube-controller-manager";
+
+/// At the end, audit events that wait get this long to be sent.
+const AUDIT_WITHIN: Duration = Duration::from_secs(20);
 
 /// Builds the API server. Nothing is listening yet.
 /// `token` is the secret with which agents join.
@@ -58,7 +62,18 @@ pub fn build(config: &Server, pki: &Pki, token: &str, store: ObjectStore) -> Res
     };
     let server = ApiServer::new(components);
     server.aggregator.set_identity(pki.front_proxy.clone());
+    if let Some(auditor) = config.audit.auditor()? {
+        server.audit.get_or_init(|| auditor);
+    }
     Ok(server)
+}
+
+/// Waits for events that have not been kept yet, after the last request; a webhook that does not answer is not waited for.
+pub async fn finish_audit(api: &ApiServer) {
+    let Some(auditor) = api.audit.get() else { return };
+    if tokio::time::timeout(AUDIT_WITHIN, auditor.shutdown()).await.is_err() {
+        tracing::warn!("not all audit events could be sent in time");
+    }
 }
 
 /// The address at which others reach this server.

@@ -1,6 +1,7 @@
 //! The binary: subcommands, configuration, PKI, wiring. No logic of its own.
 
 mod agent;
+mod audit;
 mod authentication;
 mod check;
 mod clients;

@@ -304,7 +304,8 @@ impl Throttle {
         let earned = now.duration_since(self.at).as_secs_f64() * self.per_second;
         (self.turns, self.at) = ((self.turns + earned).min(self.burst) - 1.0, now);
         if self.turns < 0.0 {
-            tokio::time::sleep(Duration::from_secs_f64(-self.turns / self.per_second)).await;
+            let pause = Duration::try_from_secs_f64(-self.turns / self.per_second).unwrap_or(Duration::MAX);
+            tokio::time::sleep(pause).await;
         }
     }
 }
