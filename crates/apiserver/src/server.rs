@@ -232,7 +232,7 @@ impl ApiServer {
         refuse_slashes(&info)?;
         let user = self.authenticate(&head.headers, &caller);
         if let Some(auditor) = self.audit.get()
-            && let Some(refused) = note.begin(auditor, &user, &head, &info, &caller, &warnings).await
+            && let Some(refused) = note.begin(self, auditor, &user, &head, &info, &caller, &warnings).await
         {
             return Ok(refused);
         }
@@ -374,8 +374,10 @@ struct Note<'a> {
 
 impl Note<'_> {
     /// Begins to record a request. An answer, if it goes no further.
+    #[allow(clippy::too_many_arguments, reason = "what is known of a request before anything is done")]
     async fn begin(
         &mut self,
+        server: &Inner,
         auditor: &Arc<Auditor>,
         user: &Result<Arc<UserInfo>>,
         head: &Parts,
@@ -384,8 +386,15 @@ impl Note<'_> {
         notes: &Warnings,
     ) -> Option<Response> {
         let address = if let Caller::Remote { address, .. } = caller { *address } else { None };
+        let known = user.as_ref().ok();
+        if matches!(caller, Caller::Remote { .. })
+            && let Some(token) = crate::authn::bearer_token(&head.headers)
+            && let Some((key, value)) = server.authenticator.note_of(&token, known.map(|user| &**user), now_seconds())
+        {
+            notes.annotate(key, &value);
+        }
         let arrival = Arrival {
-            user: user.as_ref().ok(),
+            user: known,
             info,
             uri: &head.uri,
             headers: &head.headers,

@@ -11,6 +11,7 @@ mod jws;
 mod jwt;
 mod keys;
 mod legacy;
+mod notes;
 pub mod reviews;
 mod service_account;
 mod signer;

@@ -73,6 +73,7 @@ pub fn token_request(view: &View, signer: &TokenSigner, ask: &TokenAsk<'_>) -> R
         sub: user_name(namespace, name),
     };
     let token = signer.sign(&claims).map_err(StatusError::internal)?;
+    ask.warnings.annotate("authentication.kubernetes.io/issued-credential-id", &format!("JTI={id}"));
     let mut answer = body.clone();
     let metadata = meta::metadata_mut(&mut answer);
     metadata.insert("name".to_owned(), json!(name));

@@ -251,6 +251,8 @@ async fn patches_deletes_and_subresources(api: Api) {
     let event =
         send(&format!("POST {token}"), "application/json", "token", json!({"spec": {"audiences": ["x"]}})).await;
     assert_eq!(event["objectRef"]["subresource"], "token");
+    let issued = event["annotations"]["authentication.kubernetes.io/issued-credential-id"].as_str().unwrap();
+    assert!(issued.starts_with("JTI="), "{issued}");
     assert_eq!(event["requestObject"]["spec"]["audiences"], json!(["x"]));
     assert_eq!(event.get("responseObject"), None);
 }
