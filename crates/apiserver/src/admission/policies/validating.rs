@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use apimachinery::Value;
 use apimachinery::status::{Cause, Result, StatusError};
-use serde_json::json;
+use serde::Serialize;
 
 use super::config::{Binding, Policy};
 use super::expressions::{BUDGET, Evaluation, Fault, Inputs, Outcome};
@@ -19,6 +19,8 @@ use crate::admission::webhooks::{matching, review};
 const MAX_MESSAGE_BYTES: usize = 5 * 1024;
 /// An audit annotation's value is cut off after as many bytes.
 const MAX_ANNOTATION_BYTES: usize = 10 * 1024;
+/// The audit log is told of so many failures of one write.
+const MAX_AUDITED_FAILURES: usize = 50;
 
 /// What one validation, or a policy as a whole, came to.
 struct Decision {
@@ -70,7 +72,7 @@ pub async fn validate(hooks: &Hooks, attempt: &Attempt<'_>, object: &Value, old:
         return Ok(());
     }
     let namespace = found::namespace(attempt)?;
-    let mut enforcer = Enforcer { attempt, refusals: Vec::new(), notes: Notes::default() };
+    let mut enforcer = Enforcer { attempt, refusals: Vec::new(), notes: Notes::default(), failures: Vec::new() };
     for found in found {
         match found {
             Found::Fault(fault) if fault.policy.fails_open => {}
@@ -221,6 +223,7 @@ struct Enforcer<'a> {
     attempt: &'a Attempt<'a>,
     refusals: Vec<Refusal>,
     notes: Notes,
+    failures: Vec<AuditedFailure>,
 }
 
 /// Audit annotations: by policy and key, the values in the order in which they came, each once.
@@ -241,6 +244,17 @@ impl Notes {
     fn joined(&self) -> impl Iterator<Item = (&str, String)> {
         self.0.iter().map(|(key, values)| (key.as_str(), values.join(", ")))
     }
+}
+
+/// A failure that the audit log is told of, in upstream's form.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct AuditedFailure {
+    message: String,
+    policy: String,
+    binding: String,
+    expression_index: usize,
+    validation_actions: Vec<String>,
 }
 
 impl Enforcer<'_> {
@@ -264,7 +278,13 @@ impl Enforcer<'_> {
                     }
                     "Audit" => {
                         observe("audit");
-                        self.annotate_failure(invocation, index, &decision);
+                        self.failures.push(AuditedFailure {
+                            message: decision.message.clone(),
+                            policy: policy.name.clone(),
+                            binding: binding.name.clone(),
+                            expression_index: index,
+                            validation_actions: binding.actions.clone(),
+                        });
                     }
                     "Warn" => {
                         observe("warn");
@@ -291,19 +311,13 @@ impl Enforcer<'_> {
         }
     }
 
-    fn annotate_failure(&self, invocation: &Invocation, index: usize, decision: &Decision) {
-        let value = json!([{
-            "message": decision.message,
-            "policy": invocation.policy.name,
-            "binding": invocation.binding.name,
-            "expressionIndex": index,
-            "validationActions": invocation.binding.actions,
-        }]);
-        let key = "validation.policy.admission.k8s.io/validation_failure";
-        self.attempt.call.warnings.annotate(key, &value.to_string());
-    }
-
     fn publish(&self) {
+        let failures = &self.failures[..self.failures.len().min(MAX_AUDITED_FAILURES)];
+        if let Ok(value) = serde_json::to_string(failures)
+            && !failures.is_empty()
+        {
+            self.attempt.call.warnings.annotate("validation.policy.admission.k8s.io/validation_failure", &value);
+        }
         for (key, value) in self.notes.joined() {
             self.attempt.call.warnings.annotate(key, &value);
         }
@@ -343,6 +357,8 @@ impl Refusal {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::admission::testing::Cluster;
     use crate::authz::Authorizer;
