@@ -229,7 +229,6 @@ impl ApiServer {
         warnings: Warnings,
         mut note: Note<'_>,
     ) -> Result<Response> {
-        refuse_slashes(&info)?;
         let user = self.authenticate(&head.headers, &caller);
         if let Some(auditor) = self.audit.get()
             && let Some(refused) = note.begin(self, auditor, &user, &head, &info, &caller, &warnings).await
@@ -237,7 +236,9 @@ impl ApiServer {
             return Ok(refused);
         }
         let record = note.record.clone();
-        let user = self.impersonate(user?, &head.headers, record.as_deref())?;
+        let user = user?;
+        refuse_slashes(&info)?;
+        let user = self.impersonate(user, &head.headers, record.as_deref())?;
         let time = self.gate.time_for(&query)?;
         let began = Instant::now();
         let pass = match self.turn(&user, &info, &query, time).await {
@@ -246,7 +247,7 @@ impl ApiServer {
         };
         let time = time.saturating_sub(began.elapsed());
         let lasting = gate::Lasting::of(&info);
-        let outcome = self.authorised(head, body, query, info, user, warnings, time, record).await;
+        let outcome = self.authorised(head, body, query, info, user, warnings, time, record, note.audit_id).await;
         Ok(pass.answer(lasting, outcome.unwrap_or_else(|error| respond::error(&error))))
     }
 
@@ -262,12 +263,17 @@ impl ApiServer {
         warnings: Warnings,
         time: Duration,
         audit: Option<Arc<Record>>,
+        audit_id: &str,
     ) -> Result<Response> {
         self.authorize(&user, &info, audit.as_deref())?;
         if let Some(remote) = self.remote(&info) {
             if let Some(record) = &audit {
                 record.passed_on();
                 head.extensions.insert(record.hold());
+            }
+            // What the other server records of the request is found by the same name.
+            if let Ok(id) = audit_id.parse() {
+                head.headers.insert("audit-id", id);
             }
             let streams = is_long_running(&info) || streaming::upgrade::is_upgrade(&head.headers);
             let work = crate::proxy::aggregated(&self.aggregator, &remote, &user, head, body);

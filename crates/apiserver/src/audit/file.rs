@@ -98,7 +98,11 @@ impl Appender {
     /// Puts the file aside under the name of the moment and begins a new one, of the same owner and mode.
     fn rotate(&mut self, now: Timestamp) -> io::Result<()> {
         let old = self.file.metadata()?;
-        fs::rename(&self.path, backup_path(&self.path, now))?;
+        match fs::rename(&self.path, backup_path(&self.path, now)) {
+            // Somebody else has put it aside.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            renamed => renamed?,
+        }
         let mode = old.mode() & 0o7777;
         let file = OpenOptions::new().create(true).append(true).mode(mode).open(&self.path)?;
         // Only root may give a file away, and everybody else has made the old one too.
@@ -258,6 +262,10 @@ mod tests {
         let found = backups(&path).unwrap();
         assert_eq!(found.len(), 1);
         assert_eq!(fs::read_to_string(&found[0].path).unwrap(), "12345\n123\n");
+        fs::remove_file(&path).unwrap();
+        appender.write("1234567\n").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "1234567\n");
+        assert_eq!(backups(&path).unwrap().len(), 1);
         let why = appender.write("12345678901\n").unwrap_err();
         assert_eq!(why.to_string(), "write length 12 exceeds maximum file size 10");
     }

@@ -9,6 +9,8 @@ mod metrics;
 mod policy;
 mod record;
 mod sink;
+#[cfg(test)]
+pub(crate) mod testing;
 mod webhook;
 
 use std::path::PathBuf;

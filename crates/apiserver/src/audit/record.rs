@@ -347,7 +347,7 @@ fn source_ips(headers: &HeaderMap, address: Option<SocketAddr>) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::audit::{Batch, Delivery, Format, LogOptions, Mode, Options, Policy, Rotation};
+    use crate::audit::testing::Log;
     use serde_json::json;
 
     #[test]
@@ -382,57 +382,19 @@ mod tests {
 
     #[tokio::test]
     async fn who_ends_by_itself_is_still_recorded() {
-        let path = std::env::temp_dir().join(format!("coxswain-audit-record-{}.log", std::process::id()));
-        let _ = std::fs::remove_file(&path);
-        let batch = Batch { buffer_size: 1, max_size: 1, max_wait: std::time::Duration::ZERO, throttle: None };
-        let log = LogOptions {
-            path: path.to_str().unwrap().to_owned(),
-            format: Format::Json,
-            rotation: Rotation { max_megabytes: 0, max_age_days: 0, max_backups: 0, compress: false },
-            delivery: Delivery { mode: Mode::Blocking, batch, truncation: None },
-        };
-        let policy =
-            "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules: [{level: Metadata}]";
-        let policy = Policy::parse(policy.as_bytes()).unwrap();
-        let auditor = Auditor::new(policy, &Options { log: Some(log), webhook: None }).unwrap();
-        let begin = async |verb: &str| {
-            let arrival = Arrival {
-                user: None,
-                info: &RequestInfo { verb: verb.to_owned(), ..RequestInfo::default() },
-                uri: &"/".parse().unwrap(),
-                headers: &HeaderMap::new(),
-                address: None,
-                received: Micros::now(),
-                audit_id: "id",
-                notes: &Warnings::default(),
-            };
-            auditor.begin(arrival).await.unwrap().unwrap()
-        };
-        let panics = begin("get").await;
+        let log = Log::new();
+        let panics = log.begin("get").await;
         let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
             let _record = panics;
             panic!("a bug, on purpose");
         }));
         assert!(panicked.is_err());
-        drop(begin("watch").await);
-        let session = begin("watch").await;
+        drop(log.begin("watch").await);
+        let session = log.begin("watch").await;
         let hold = session.hold();
         let mut switching = Response::new(respond::full(""));
         *switching.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         session.answered(switching).await;
-        let events = || -> Vec<Value> {
-            let text = std::fs::read_to_string(&path).unwrap();
-            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-        };
-        assert_eq!(events().len(), 4);
-        drop(hold);
-        let told: Vec<String> = events()
-            .iter()
-            .map(|event| {
-                let status = &event["responseStatus"];
-                format!("{} {} {}", event["stage"], status["code"], status["message"]).replace('"', "")
-            })
-            .collect();
         let expected = [
             "Panic 500 APIServer panic'd",
             "ResponseStarted 200 Connection closed early",
@@ -440,8 +402,9 @@ mod tests {
             "ResponseStarted 101 null",
             "ResponseComplete 101 null",
         ];
-        assert_eq!(told, expected);
-        std::fs::remove_file(&path).unwrap();
+        assert_eq!(log.told(), expected[..4]);
+        drop(hold);
+        assert_eq!(log.told(), expected);
     }
 
     #[test]

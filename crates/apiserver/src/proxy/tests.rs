@@ -21,6 +21,7 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use super::{Body, Dialer, Links, StreamKind, Target};
+use crate::audit::testing::Log;
 
 const ALL: Options = Options { stdin: true, stdout: true, stderr: true, tty: false };
 
@@ -263,6 +264,43 @@ async fn refusals_and_requests_that_are_no_upgrade() {
     let body = response.into_body().collect().await.unwrap().to_bytes();
     let expected = "error dialing backend: dial tcp 127.0.0.1:1: connect: connection refused";
     assert!(String::from_utf8_lossy(&body).contains(expected), "{body:?}");
+}
+
+#[tokio::test]
+async fn a_session_is_on_record_until_it_ends() {
+    let ways = [
+        (shouting_kubelet as fn(Request<Incoming>) -> Response<Full<Bytes>>, "/exec", spdy_request(PROTOCOL_V4)),
+        (shouting_kubelet, "/exec", websocket_request("v5.channel.k8s.io")),
+        (echoing_kubelet, "/portForward", websocket_request("SPDY/3.1+portforward.k8s.io")),
+    ];
+    for (answer, path, request) in ways {
+        let kubelet = Kubelet::start(answer).await;
+        let kind = if path == "/exec" { StreamKind::RemoteCommand(ALL) } else { StreamKind::PortForward };
+        let log = Arc::new(Log::new());
+        let (target, records) = (kubelet.target(path), log.clone());
+        let io = serve(move |mut request| {
+            let (target, log) = (target.clone(), records.clone());
+            async move {
+                let record = log.begin("watch").await;
+                request.extensions_mut().insert(record.hold());
+                let response = super::stream(request, target, kind).await;
+                record.answered(response).await
+            }
+        });
+        let response = upgrade::send(io, request).await.unwrap();
+        let session = hyper::upgrade::on(response).await.unwrap();
+        // Whatever would end by itself has by now.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(log.told(), ["ResponseStarted 101 null"], "{path}");
+        drop(session);
+        for _ in 0..400 {
+            if log.told().len() > 1 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+        assert_eq!(log.told(), ["ResponseStarted 101 null", "ResponseComplete 101 null"], "{path}");
+    }
 }
 
 /// A kubelet whose pods echo what is forwarded to port 80.

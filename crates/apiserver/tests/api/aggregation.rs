@@ -69,6 +69,7 @@ async fn another_server_is_found_and_asked(api: Api) {
         ("impersonate-user", "alice"),
         ("impersonate-group", "friends"),
         ("impersonate-extra-example.com%2Fscopes", "view"),
+        ("audit-id", "one-of-mine"),
     ];
     let answer = api.with(line, &claims, Value::Null).await;
     // No certificate, no password: only who the server says that the user is.
@@ -82,6 +83,7 @@ async fn another_server_is_found_and_asked(api: Api) {
     let you = &answer.body["you"];
     assert_eq!((&you["x-remote-user"], you.get("authorization")), (&json!(["alice"]), None), "{}", answer.text);
     assert_eq!(you["x-remote-group"], json!(["friends", "system:authenticated"]));
+    assert_eq!(you["audit-id"], json!(["one-of-mine"]));
     assert_eq!(you["x-remote-extra-example.com%2fscopes"], json!(["view"]));
     assert_eq!((you.get("impersonate-user"), you.get("x-remote-extra-scopes")), (None, None));
     assert!(server.asked.lock().unwrap().iter().any(|(path, _)| path.ends_with("flunders/a?x=y%2Fz")));

@@ -358,7 +358,7 @@ async fn a_webhook_is_sent_batches_and_asked_again() {
 #[tokio::test]
 async fn admission_leaves_its_annotations() {
     let api = Api::in_process().await;
-    let log = audited(&api, "rules: [{level: Request, verbs: [create], omitStages: [RequestReceived]}]");
+    let log = audited(&api, "rules: [{level: Request, verbs: [create, update], omitStages: [RequestReceived]}]");
     let hook = HookServer::start(&["localhost"], |path, _| match path.split('?').next().unwrap() {
         "/break" => json!({"httpCode": 500}),
         "/mutate" => {
@@ -401,6 +401,28 @@ async fn admission_leaves_its_annotations() {
         "failed-open.validating.webhook.admission.k8s.io/round_0_index_0": "v.example.com",
     });
     assert_eq!(event["annotations"], expected);
+
+    let matched = json!({"resourceRules": [
+        {"operations": ["UPDATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["configmaps"]}]});
+    let validations = json!([{"expression": "false", "message": "never"}, {"expression": "object.data.key != '2'"}]);
+    let notes = json!([{"key": "who", "valueExpression": "'by ' + object.metadata.name"}]);
+    let spec = json!({"matchConstraints": matched, "validations": validations, "auditAnnotations": notes});
+    let policy = json!({"metadata": {"name": "p"}, "spec": spec});
+    api.ok(&format!("POST {hooks}/validatingadmissionpolicies"), policy).await;
+    let binding = json!({"metadata": {"name": "p-b"}, "spec": {"policyName": "p", "validationActions": ["Audit"]}});
+    api.ok(&format!("POST {hooks}/validatingadmissionpolicybindings"), binding).await;
+    let headers = [("content-type", "application/json"), ("audit-id", "judged")];
+    assert_eq!(api.with(&format!("PUT {MAPS}/a"), &headers, config_map("a", "2")).await.code, 200);
+    let event = log.of("judged", "ResponseComplete").await.pop().unwrap();
+    assert_eq!(event["annotations"]["p/who"], "by a");
+    let failure = |index: usize, message: &str| {
+        format!(
+            "{{\"message\":\"{message}\",\"policy\":\"p\",\"binding\":\"p-b\",\"expressionIndex\":{index},\
+             \"validationActions\":[\"Audit\"]}}"
+        )
+    };
+    let failures = format!("[{},{}]", failure(0, "never"), failure(1, "failed expression: object.data.key != '2'"));
+    assert_eq!(event["annotations"]["validation.policy.admission.k8s.io/validation_failure"], failures);
 
     let labels =
         json!({"pod-security.kubernetes.io/enforce": "baseline", "pod-security.kubernetes.io/audit": "restricted"});
