@@ -205,7 +205,7 @@ impl ApiServer {
             Err(error) => respond::error(&error),
         };
         if let Some(record) = record {
-            response = record.answered(response).await;
+            response = Box::pin(record.answered(response)).await;
         }
         if pretty {
             response = respond::indented(response);
@@ -231,7 +231,8 @@ impl ApiServer {
     ) -> Result<Response> {
         let user = self.authenticate(&head.headers, &caller);
         if let Some(auditor) = self.audit.get()
-            && let Some(refused) = note.begin(self, auditor, &user, &head, &info, &caller, &warnings).await
+            // Boxed, so that a request which nobody audits carries no room for it.
+            && let Some(refused) = Box::pin(note.begin(self, auditor, &user, &head, &info, &caller, &warnings)).await
         {
             return Ok(refused);
         }

@@ -274,6 +274,23 @@ async fn whoever_is_nobody_makes_one_event() {
 }
 
 #[tokio::test]
+async fn a_panic_is_told_as_one() {
+    let api = Api::in_process().await;
+    let log = audited(&api, "rules: [{level: Metadata}]");
+    type Chunk = Result<http_body::Frame<Bytes>, apiserver::http::BoxError>;
+    let broken = futures::stream::poll_fn(|_| -> std::task::Poll<Option<Chunk>> { panic!("a body, on purpose") });
+    let request = Request::post(MAPS).header("content-type", "application/json").header("audit-id", "panic");
+    let request = request.body(http_body_util::StreamBody::new(broken)).unwrap();
+    let user = UserInfo::new("tester", &["system:masters"]);
+    let response = api.server.handle(request, Caller::Known(std::sync::Arc::new(user))).await;
+    assert_eq!(response.status(), 500);
+    let events = log.of("panic", "Panic").await;
+    assert_eq!(stages(&events), ["RequestReceived", "Panic"]);
+    let status = &events[1]["responseStatus"];
+    assert_eq!((&status["code"], &status["reason"]), (&json!(500), &json!("InternalError")));
+}
+
+#[tokio::test]
 async fn a_strict_log_that_cannot_be_written_refuses() {
     let api = Api::in_process().await;
     let log = Log::new();
