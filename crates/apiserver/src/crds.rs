@@ -24,11 +24,11 @@ const PATH: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 /// The finalizer that keeps a definition while objects of it exist.
 pub const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
 
-/// Serves the definitions that are there, and every one to come until the store closes.
+/// Serves the definitions that are there, and every one to come until the server stops.
 pub async fn start(server: &ApiServer) -> Result<()> {
     let mut follower = Follower { server: server.clone(), ending: HashSet::new() };
     let revision = follower.load().await?;
-    tokio::spawn(async move { follower.run(revision).await });
+    server.background.spawn(follower.run(revision));
     Ok(())
 }
 
@@ -114,7 +114,7 @@ impl Follower {
             self.serve(&definition);
         }
         if meta::is_deleting(&definition) && self.ending.insert(meta::name(&definition).to_owned()) {
-            tokio::spawn(end(self.server.clone(), definition));
+            self.server.background.spawn(end(self.server.clone(), definition));
         }
     }
 

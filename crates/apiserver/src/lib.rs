@@ -9,6 +9,7 @@ pub mod audit;
 pub mod authn;
 pub mod authz;
 pub mod backend;
+pub mod background;
 pub mod bootstrap;
 mod cel;
 mod conversion;

@@ -23,6 +23,7 @@ use crate::aggregator::{Aggregator, Remote};
 use crate::audit::{Arrival, Auditor, Micros, Record};
 use crate::authn::{Authenticator, Credentials, Peer};
 use crate::authz::{Authorizer, Decision};
+use crate::background::Background;
 use crate::conversion::Conversions;
 use crate::gate::{self, Gate, Limits};
 use crate::http::negotiate::{self, Accepted};
@@ -86,6 +87,8 @@ pub struct Inner {
     pub health: health::Health,
     pub documents: nonresource::Documents,
     pub gate: Gate,
+    /// To be stopped before the store is closed.
+    pub background: Background,
     /// Records requests, if the server was told to; to be set before it serves.
     pub audit: OnceLock<Arc<Auditor>>,
 }
@@ -148,6 +151,7 @@ impl ApiServer {
             health: health::Health::default(),
             documents: nonresource::Documents::default(),
             gate: Gate::new(limits),
+            background: Background::default(),
             audit: OnceLock::new(),
         };
         ApiServer { inner: Arc::new(inner) }

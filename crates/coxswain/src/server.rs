@@ -58,6 +58,7 @@ pub async fn run(config: Server) -> Result<()> {
     process.finish().await;
     api_shutdown.cancel();
     let _ = serving.await;
+    api.background.stop().await;
     control_plane::finish_audit(&api).await;
     store.shutdown().await;
     progress.step("stopped");

@@ -25,11 +25,11 @@ const RECHECK: Duration = Duration::from_secs(30);
 /// … and soon at those that are not.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Follows until the store closes.
+/// Follows until the server stops.
 pub fn start(server: &ApiServer) {
-    let server = server.clone();
-    tokio::spawn(async move {
-        while let Err(error) = run(&server).await {
+    let own = server.clone();
+    server.background.spawn(async move {
+        while let Err(error) = run(&own).await {
             // What was looked at is history that is gone already (410): from now on, then.
             if error.code != 410 {
                 return tracing::debug!(%error, "aggregation ends");

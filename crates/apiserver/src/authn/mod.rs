@@ -254,7 +254,7 @@ fn fingerprint(token: impl AsRef<[u8]>) -> Fingerprint {
 /// Starts what the server's credentials need: marks Secrets with the day on which their tokens were used.
 pub(crate) fn start(server: &ApiServer) {
     let tracker = server.authenticator.tracker.clone();
-    tokio::spawn(legacy::keep_marked(server.clone(), tracker));
+    server.background.spawn(legacy::keep_marked(server.clone(), tracker));
 }
 
 /// Adds `system:authenticated` (upstream's `AuthenticatedGroupAdder`).

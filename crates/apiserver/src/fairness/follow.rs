@@ -29,12 +29,12 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// How often upstream's objects are put right at most.
 const RESTORE_EVERY: Duration = Duration::from_secs(60);
 
-/// Reads the objects that there are, and follows them from then on, until the store closes.
+/// Reads the objects that there are, and follows them from then on, until the server stops.
 pub fn start(server: &ApiServer) {
-    let server = server.clone();
-    server.gate.fairness.apply(levels(&server), schemas(&server).iter().map(Schema::of).collect());
+    server.gate.fairness.apply(levels(server), schemas(server).iter().map(Schema::of).collect());
     let restored = Instant::now().checked_sub(RESTORE_EVERY);
-    tokio::spawn(async move { Follower { server, written: VecDeque::new(), restored }.run().await });
+    let follower = Follower { server: server.clone(), written: VecDeque::new(), restored };
+    server.background.spawn(follower.run());
 }
 
 fn levels(server: &ApiServer) -> Vec<Level> {
@@ -54,7 +54,7 @@ struct Follower {
 }
 
 impl Follower {
-    async fn run(&mut self) {
+    async fn run(mut self) {
         loop {
             let revision = self.server.view.store().revision();
             let watch = |prefix| self.server.view.watch(prefix, revision);
