@@ -26,8 +26,9 @@ tasks:
   codegen [--check]   generate the schema data of apimachinery from upstream's published OpenAPI
   protobuf [--check]  generate the protobuf field numbers of apimachinery
   layers              check the arrows between crates and the size of files
-  e2e [--dev | --binary=FILE] [--datastore=etcd] [--keep] [--repeat=N] [filter]
-                      a real cluster, real containers, real kubectl: the end-to-end test
+  e2e [--dev | --binary=FILE] [--datastore=etcd] [--clients] [--keep] [--repeat=N] [filter]
+                      a real cluster, real containers, real kubectl: the end-to-end test;
+                      with --clients helm and the clients of Python and JavaScript
   conformance [build | images | flags]
                       upstream's own conformance suite, and our tests of newer ones, against a new cluster; `--help` has the flags
   differential [--record] [--kind=NAME,...] [--upstream | --kubeconfig=FILE]

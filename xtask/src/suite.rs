@@ -18,7 +18,7 @@ const TIME_TO_BUILD_THE_SUITE: Duration = Duration::from_secs(32 * 60);
 pub fn test() -> Result<()> {
     host::install()?;
     let begun = Instant::now();
-    let steps: [(&str, Step<'_>); 9] = [
+    let steps: [(&str, Step<'_>); 10] = [
         ("format", &|| cargo(&["fmt", "--all", "--check"])),
         ("layers", &layers::run),
         ("generated data: schema", &|| codegen::run(&["--check".to_owned()])),
@@ -27,6 +27,7 @@ pub fn test() -> Result<()> {
         ("unit, property and API tests", &tests),
         // Several times, each on a cluster of its own: what passes by luck does not.
         ("end to end", &|| own(&["e2e", "--repeat=2", "--fail-fast"])),
+        ("end to end, other clients", &|| own(&["e2e", "--clients", "--fail-fast"])),
         ("end to end, on etcd", &|| own(&["e2e", "--datastore=etcd", "--fail-fast"])),
         ("conformance subset", &|| subset(begun)),
     ];

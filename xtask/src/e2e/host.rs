@@ -32,13 +32,19 @@ pub fn install() -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         bail!("the end-to-end test runs containers and makes network namespaces: run it as root");
     }
-    let mut missing: Vec<&str> =
-        PACKAGES.iter().filter(|(program, _)| find(program).is_none()).map(|(_, p)| *p).collect();
-    // Not a program on the path: pip is a module of whichever Python comes first.
-    let pip = Command::new("python3").args(["-m", "pip", "--version"]).output();
-    if !pip.is_ok_and(|output| output.status.success()) {
-        missing.push("python3-pip");
-    }
+    // Not programs on the path: pip and venv are modules of whichever Python comes first.
+    require(&PACKAGES, &[("pip", "python3-pip"), ("ensurepip", "python3-venv")])
+}
+
+/// Installs the packages of programs, and of Python's modules, that are missing.
+pub fn require(programs: &[(&str, &'static str)], modules: &[(&str, &'static str)]) -> Result<()> {
+    let has = |module: &str| {
+        let output = Command::new("python3").args(["-c", &format!("import {module}")]).output();
+        output.is_ok_and(|output| output.status.success())
+    };
+    let programs = programs.iter().filter(|(program, _)| find(program).is_none());
+    let modules = modules.iter().filter(|(module, _)| !has(module));
+    let missing: Vec<&str> = programs.chain(modules).map(|(_, package)| *package).collect();
     if missing.is_empty() {
         return Ok(());
     }

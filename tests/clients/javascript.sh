@@ -1,0 +1,2 @@
+# The JavaScript client: typed objects, generic ones, informers, patches, sessions.
+exec node javascript.mjs

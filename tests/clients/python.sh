@@ -1,0 +1,2 @@
+# The Python client: typed objects, dynamic ones, watches, patches, sessions.
+exec "$PYTHON" python.py
