@@ -73,7 +73,6 @@ pub(crate) struct Struct {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Initializer {
-    #[allow(dead_code, reason = "the type checker's, which tells faults there")]
     pub at: u32,
     pub name: Box<str>,
     pub value: Expr,

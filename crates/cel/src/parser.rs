@@ -41,8 +41,8 @@ const RESERVED: [&str; 17] = [
 const STARTS: &str =
     "{'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}";
 
-/// The expression that `source` is.
-pub(crate) fn parse(source: &str) -> Result<Expr, Vec<Issue>> {
+/// The expression that `source` is, and how many numbers its expressions have.
+pub(crate) fn parse(source: &str) -> Result<(Expr, u32), Vec<Issue>> {
     let characters = source.chars().count();
     if characters > MAX_CHARACTERS {
         let message = format!("expression code point size exceeds limit: size: {characters}, limit {MAX_CHARACTERS}");
@@ -53,7 +53,7 @@ pub(crate) fn parse(source: &str) -> Result<Expr, Vec<Issue>> {
     let mut parser = Parser { tokens, next: 0, depth: 0, ids: 0, issues };
     let parsed = parser.whole();
     match parsed {
-        Some(expr) if parser.issues.is_empty() => Ok(expr),
+        Some(expr) if parser.issues.is_empty() => Ok((expr, parser.ids)),
         _ => Err(parser.issues),
     }
 }

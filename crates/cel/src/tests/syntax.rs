@@ -161,7 +161,7 @@ fn what_is_too_much_is_refused() {
 }
 
 /// Pieces of which texts are made that are CEL often enough to get past the first token.
-fn pieces() -> impl Strategy<Value = String> {
+pub(super) fn pieces() -> impl Strategy<Value = String> {
     let piece = prop::sample::select(vec![
         "a",
         "b",
