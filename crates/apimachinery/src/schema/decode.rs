@@ -426,7 +426,8 @@ mod tests {
         let decoded = from_json(b"[9223372036854775807,18446744073709551615,-1,1.5]").unwrap();
         assert_eq!(decoded.value, json!([i64::MAX, u64::MAX, -1, 1.5]));
         // To the last bit: what is written is what is read, however often it goes round.
-        let decoded = from_json(b"121210000000000000000000000000000000000000000000010385673352990221198").unwrap().value;
+        let decoded =
+            from_json(b"121210000000000000000000000000000000000000000000010385673352990221198").unwrap().value;
         assert_eq!(decoded, json!(1.2121e68));
         assert_eq!(from_json(decoded.to_string().as_bytes()).unwrap().value, decoded);
     }
