@@ -81,15 +81,9 @@ fn parse(text: &str) -> Option<Type> {
     Some(match text {
         "A" => Type::Param('A'),
         "B" => Type::Param('B'),
-        "bool" => Type::Bool,
-        "int" => Type::Int,
-        "uint" => Type::Uint,
-        "double" => Type::Double,
-        "string" => Type::String,
-        "bytes" => Type::Bytes,
         "duration" => Type::Duration,
         "timestamp" => Type::Timestamp,
         "dyn" => Type::Dyn,
-        _ => return None,
+        name => Type::primitive(name)?,
     })
 }

@@ -50,13 +50,10 @@ impl Env {
     }
 
     pub(crate) fn type_named(&self, name: &str) -> Option<Type> {
+        if let Some(primitive) = Type::primitive(name) {
+            return Some(primitive);
+        }
         Some(match name {
-            "bool" => Type::Bool,
-            "int" => Type::Int,
-            "uint" => Type::Uint,
-            "double" => Type::Double,
-            "string" => Type::String,
-            "bytes" => Type::Bytes,
             "null_type" => Type::Null,
             "list" => Type::list(Type::Dyn),
             "map" => Type::map(Type::Dyn, Type::Dyn),

@@ -50,6 +50,19 @@ pub enum Fields {
 }
 
 impl Type {
+    /// The type of literals that CEL calls so.
+    pub(crate) fn primitive(name: &str) -> Option<Self> {
+        Some(match name {
+            "bool" => Type::Bool,
+            "int" => Type::Int,
+            "uint" => Type::Uint,
+            "double" => Type::Double,
+            "string" => Type::String,
+            "bytes" => Type::Bytes,
+            _ => return None,
+        })
+    }
+
     pub fn list(item: Type) -> Self {
         Type::List(Arc::new(item))
     }

