@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use crate::support::{Client, Site, until};
+use crate::support::{Client, Site, until, until_or};
 
 const PODS: &str = "/api/v1/namespaces/default/pods";
 
@@ -31,7 +31,19 @@ impl Node<'_> {
         until("service account", || (self.call("GET", path, None).0 == 200).then_some(()));
         let (status, answer) = self.call("POST", PODS, Some(&pod(name)));
         assert_eq!(status, 201, "{answer}");
-        until(&format!("pod {name} running"), || self.running(name))
+        until_or(&format!("pod {name} running"), || self.running(name), || self.state(name))
+    }
+
+    /// The node's conditions, the pod, its events and what its runtime said, for a test that fails.
+    fn state(&self, name: &str) -> String {
+        let (_, nodes) = self.call("GET", "/api/v1/nodes", None);
+        let (_, pod) = self.call("GET", &format!("{PODS}/{name}"), None);
+        let (_, events) = self.call("GET", "/api/v1/namespaces/default/events", None);
+        let mut text = format!("{}\n{}\n{}\n", nodes["items"][0]["status"]["conditions"], pod["spec"], pod["status"]);
+        for event in events["items"].as_array().into_iter().flatten() {
+            text += &format!("{} {}: {}\n", event["involvedObject"]["name"], event["reason"], event["message"]);
+        }
+        text + &fs::read_to_string(self.site.data().join("containerd/containerd.log")).unwrap_or_default()
     }
 
     fn running(&self, name: &str) -> Option<Value> {

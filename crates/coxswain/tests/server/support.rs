@@ -306,13 +306,18 @@ pub fn names(list: &Value) -> Vec<String> {
 }
 
 /// Waits until `done` answers something.
-pub fn until<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
+pub fn until<T>(what: &str, done: impl FnMut() -> Option<T>) -> T {
+    until_or(what, done, String::new)
+}
+
+/// As [`until`]; if it never comes, `tell` says how things stand.
+pub fn until_or<T>(what: &str, mut done: impl FnMut() -> Option<T>, tell: impl FnOnce() -> String) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(answer) = done() {
             return answer;
         }
-        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}\n{}", tell());
         std::thread::sleep(Duration::from_millis(20));
     }
 }

@@ -104,7 +104,8 @@ impl Model {
     fn decide(&self, key: &str, op: Op) -> Answer {
         let mut state = self.state.lock();
         state.calls += 1;
-        let now_and_then = state.calls.is_multiple_of(23);
+        // Only some reads of an old state tell another value: there must be many of them, whatever the order of the calls.
+        let now_and_then = state.calls.is_multiple_of(if self.bug == Bug::StaleRead { 3 } else { 23 });
         let long_ago = state.past.len().checked_sub(40).map(|at| &state.past[at]);
         let stale = long_ago.filter(|_| now_and_then && self.bug == Bug::StaleRead && op == Op::Get);
         let keys = stale.unwrap_or(&state.keys);
